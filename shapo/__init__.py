@@ -1,0 +1,1 @@
+"""SHAPO: sharpness-aware policy optimization for safe exploration."""

@@ -1,0 +1,88 @@
+"""TRPO-Lagrangian and PIDLag: one objective, two ways to move the multiplier."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from shapo.advantages import Batch
+from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
+
+
+@dataclass(frozen=True)
+class Lagrangian(TrustRegion):
+    """Trust-region ascent on A^λ = (A_r − λ A_c) / (1 + λ); subclasses say how λ follows J_C − β."""
+
+    lagrangian_multiplier_init: float = 0.001  # λ before the first update
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.lagrangian_multiplier_init < math.inf:
+            raise ValueError(
+                f"lagrangian_multiplier_init must be at least 0 and finite; got {self.lagrangian_multiplier_init!r}"
+            )
+
+    def advantage(self, state: State, batch: Batch) -> Tensor:
+        lam = state["lagrangian_multiplier"]
+        return (standardised(batch.advantage[0]) - lam * centred(batch.advantage[1])) / (1 + lam)
+
+
+@dataclass(frozen=True)
+class TRPOLag(Lagrangian):
+    """TRPO-Lagrangian (Ray et al. 2019): λ by Adam ascent on λ (J_C − β), kept at least 0."""
+
+    lagrangian_multiplier_lr: float = 0.035  # step size of Adam
+
+    def initial_state(self) -> State:
+        return {"lagrangian_multiplier": self.lagrangian_multiplier_init, "m": 0.0, "v": 0.0, "t": 0.0}
+
+    def observe(self, state: State, mean_cost: float, cost_limit: float) -> State:
+        gradient, t = mean_cost - cost_limit, state["t"] + 1
+        m = 0.9 * state["m"] + 0.1 * gradient
+        v = 0.999 * state["v"] + 0.001 * gradient**2
+        step = (m / (1 - 0.9**t)) / (math.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        lam = max(0.0, state["lagrangian_multiplier"] + self.lagrangian_multiplier_lr * step)
+        return {"lagrangian_multiplier": lam, "m": m, "v": v, "t": t}
+
+
+@dataclass(frozen=True)
+class PIDLag(Lagrangian):
+    """TRPO-PID (Stooke et al. 2020): λ by a PID controller on J_C − β.
+
+        I ← (I + k_i Δ)₊,   P ← EMA(Δ),   D = (EMA(J_C) − EMA(J_C) some updates ago)₊
+        λ = (k_p P + I + k_d D)₊,          Δ = J_C − β
+    """
+
+    pid_kp: float = 0.1  # gain of the smoothed error
+    pid_ki: float = 0.01  # gain of its integral
+    pid_kd: float = 0.01  # gain of the rise of the cost
+    pid_d_delay: int = 10  # updates over which that rise is taken
+    pid_delta_p_ema: float = 0.95  # smoothing of the error
+    pid_delta_d_ema: float = 0.95  # smoothing of the cost
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("pid_kp", "pid_ki", "pid_kd"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite; got {getattr(self, name)!r}")
+        for name in ("pid_delta_p_ema", "pid_delta_d_ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)!r}")
+        if self.pid_d_delay < 1:
+            raise ValueError(f"pid_d_delay must be at least 1; got {self.pid_d_delay!r}")
+
+    def initial_state(self) -> State:
+        lam = self.lagrangian_multiplier_init
+        return {"lagrangian_multiplier": lam, "integral": lam, "error": 0.0, "costs": (0.0,)}
+
+    def observe(self, state: State, mean_cost: float, cost_limit: float) -> State:
+        delta, costs = mean_cost - cost_limit, state["costs"]  # EMA(J_C) of the last updates, oldest first
+        integral = max(0.0, state["integral"] + self.pid_ki * delta)
+        error = self.pid_delta_p_ema * state["error"] + (1 - self.pid_delta_p_ema) * delta
+        cost = self.pid_delta_d_ema * costs[-1] + (1 - self.pid_delta_d_ema) * mean_cost
+        rise = max(0.0, cost - costs[0])
+        lam = max(0.0, self.pid_kp * error + integral + self.pid_kd * rise)
+        costs = (*costs, cost)[-self.pid_d_delay :]
+        return {"lagrangian_multiplier": lam, "integral": integral, "error": error, "costs": costs}

@@ -1,0 +1,177 @@
+"""The tanh network, the Gaussian actor and the running observation normaliser.
+
+Every network keeps its parameters in one flat vector, because that is how the paper speaks of them: a
+perturbation ε is added to θ, a Fisher matrix is a matrix over θ. The tanh network is differentiated by hand
+in two directions, `tangent` (J v) and `cotangent` (uᵀ J): the Fisher-vector product is one after the other, and
+a critic minibatch is one `cotangent`, several times faster than a graph built for every product.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class MLP:
+    """K independent tanh networks of one shape, evaluated together; their parameters are rows of a (K, P) tensor.
+
+    sizes: (inputs, hidden…, outputs). Layers compute h ← tanh(W h + b), the last one W h + b.
+    """
+
+    def __init__(self, sizes: tuple[int, ...]):
+        self.sizes = tuple(sizes)
+        self.shapes = [(n_out, n_in) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)]
+        self.num_parameters = sum(n_out * n_in + n_out for n_out, n_in in self.shapes)
+
+    def initialise(self, networks: int, rng: np.random.Generator) -> Tensor:
+        """(K, P) weights and biases uniform in ±1/√fan_in: PyTorch's default, which SafePO and OmniSafe use."""
+        parts = [
+            rng.uniform(-1, 1, (networks, n_out * (n_in + 1))) / math.sqrt(n_in) for n_out, n_in in self.shapes
+        ]
+        return torch.as_tensor(np.concatenate(parts, axis=1), dtype=torch.float32)
+
+    def layers(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Views (W, b) of every layer, shapes (K, out, in) and (K, 1, out), of parameters (K, P)."""
+        views, start = [], 0
+        for n_out, n_in in self.shapes:
+            middle, end = start + n_out * n_in, start + n_out * (n_in + 1)
+            weight = theta[:, start:middle].unflatten(1, (n_out, n_in))
+            views.append((weight, theta[:, middle:end].unsqueeze(1)))
+            start = end
+        return views
+
+    def activations(self, x: Tensor, layers) -> list[Tensor]:
+        """[x, h₁, …, output], each (K, N, width), of inputs (K, N, inputs)."""
+        hidden = [x]
+        for weight, bias in layers[:-1]:
+            hidden.append(torch.baddbmm(bias, hidden[-1], weight.mT).tanh_())
+        weight, bias = layers[-1]
+        hidden.append(torch.baddbmm(bias, hidden[-1], weight.mT))
+        return hidden
+
+    def tangent(self, hidden: list[Tensor], slopes: list[Tensor], layers, v_layers) -> Tensor:
+        """J v, (K, N, outputs): how the output moves when the parameters move along v."""
+        t = None
+        for h, (weight, _), (dweight, dbias), slope in zip(hidden, layers, v_layers, [*slopes, None], strict=False):
+            dz = torch.baddbmm(dbias, h, dweight.mT)  # dz = dW h + db + W t
+            if t is not None:
+                dz.baddbmm_(t, weight.mT)
+            t = dz if slope is None else dz.mul_(slope)  # t = (1 − h²) dz
+        return t
+
+    def cotangent(self, u: Tensor, hidden: list[Tensor], slopes: list[Tensor], layers, out_layers) -> None:
+        """Writes uᵀJ, summed over the N inputs, into the views `out_layers`; u is (K, N, outputs)."""
+        for index in reversed(range(len(layers))):
+            weight_out, bias_out = out_layers[index]
+            torch.bmm(u.mT, hidden[index], out=weight_out)
+            torch.sum(u, 1, keepdim=True, out=bias_out)
+            if index:
+                u = torch.bmm(u, layers[index][0]).mul_(slopes[index - 1])
+
+
+def tanh_slopes(hidden: list[Tensor]) -> list[Tensor]:
+    """1 − h² of the hidden layers of `MLP.activations`."""
+    return [1 - h * h for h in hidden[1:-1]]
+
+
+class GaussianActor:
+    """π_θ(a|s) = N(μ_θ(s), diag(σ²)): μ a tanh network, log σ learnable and independent of the state.
+
+    theta: (P,) all parameters, the network's first, log σ (one per action) last.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        hidden_sizes: tuple[int, ...] = (64, 64),
+        rng: np.random.Generator | None = None,
+        log_std: float = 0.0,
+    ):
+        self.mlp = MLP((observation_dim, *hidden_sizes, action_dim))
+        self.action_dim = action_dim
+        mean_parameters = self.mlp.initialise(1, rng or np.random.default_rng())
+        self.theta = torch.cat([mean_parameters[0], torch.full((action_dim,), float(log_std))])
+
+    def mean(self, observation: Tensor, theta: Tensor | None = None) -> Tensor:
+        """μ_θ(s), (N, actions), at normalised observations (N, obs); θ defaults to the actor's own."""
+        theta = self.theta if theta is None else theta
+        layers = self.mlp.layers(theta[: self.mlp.num_parameters].unsqueeze(0))
+        return self.mlp.activations(observation.unsqueeze(0), layers)[-1][0]
+
+    def log_std(self, theta: Tensor | None = None) -> Tensor:
+        """log σ, (actions,)."""
+        return (self.theta if theta is None else theta)[self.mlp.num_parameters :]
+
+    def log_prob(self, observation: Tensor, action: Tensor, theta: Tensor | None = None) -> Tensor:
+        """log π_θ(a|s), (N,)."""
+        return gaussian_log_prob(action, self.mean(observation, theta), self.log_std(theta))
+
+    def sample(self, observation: Tensor, rng: np.random.Generator) -> np.ndarray:
+        """Actions a ~ π_θ(·|s), (N, actions) float64; not clipped: the environment does that."""
+        noise = rng.standard_normal((observation.shape[0], self.action_dim))
+        return self.mean(observation).numpy().astype(np.float64) + np.exp(self.log_std().numpy()) * noise
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        return {"theta": self.theta.numpy()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        self.theta = torch.from_numpy(state["theta"]).clone()
+
+
+def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """log N(a; μ, diag(σ²)), summed over the action's components."""
+    z = (action - mean) * torch.exp(-log_std)
+    return -0.5 * z.square().sum(-1) - log_std.sum() - 0.5 * math.log(2 * math.pi) * action.shape[-1]
+
+
+def gaussian_kl(mean0: Tensor, log_std0: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL(N(μ₀, σ₀²) ‖ N(μ, σ²)) at each state, (N,)."""
+    variance_ratio = torch.exp(2 * (log_std0 - log_std))
+    return 0.5 * (variance_ratio + ((mean - mean0) * torch.exp(-log_std)).square() - 1).sum(-1) + (
+        log_std - log_std0
+    ).sum(-1)
+
+
+class RunningNormalizer:
+    """Running mean and standard deviation of observations, merged batch by batch (Chan et al. 1979).
+
+    As in OmniSafe: a standard deviation below 0.01 counts as 0.01 and normalised values are clipped to ±5.
+    """
+
+    def __init__(self, dim: int, clip: float = 5.0):
+        self.mean, self.sum_of_squares, self.count = np.zeros(dim), np.zeros(dim), 0.0
+        self.clip = clip
+        self._scale = np.ones(dim)
+
+    def update(self, batch: np.ndarray) -> None:
+        """Takes in observations (n, obs)."""
+        n = len(batch)
+        mean = batch.mean(0)
+        centred = batch - mean
+        delta = mean - self.mean
+        total = self.count + n
+        self.sum_of_squares += np.einsum("ij,ij->j", centred, centred) + delta**2 * (self.count * n / total)
+        self.mean += delta * (n / total)
+        self.count = total
+        self._rescale()
+
+    def _rescale(self) -> None:
+        std = np.sqrt(self.sum_of_squares / max(self.count - 1, 1))
+        self._scale = 1 / np.maximum(std, 1e-2)
+
+    def __call__(self, observation: np.ndarray) -> Tensor:
+        """Normalised float32 tensor of the same shape."""
+        z = (observation - self.mean) * self._scale
+        return torch.from_numpy(np.clip(z, -self.clip, self.clip)).to(torch.float32)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        return {"mean": self.mean, "sum_of_squares": self.sum_of_squares, "count": np.array(self.count)}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        self.mean, self.sum_of_squares = state["mean"].copy(), state["sum_of_squares"].copy()
+        self.count = float(state["count"])
+        self._rescale()

@@ -1,0 +1,163 @@
+"""SHAPO in one file: pessimism in the face of epistemic uncertainty.
+
+    g      = ∇L(θ₀)                        gradient of the surrogate the baseline maximises
+    ε_Down = U_F(−g, δ_Down)               the worst policy of a small KL ball around π₀
+    g̃      = ∇L(θ₀ + ε_Down)               same batch, same π₀ in the ratio
+    ε_Up   = U_F(g̃, δ_Up)                  the baseline's own trust-region step and line search, from θ₀
+
+Only the gradient changes (Algorithm 1). A perturbation is any object `perturbation(gradient, fisher, samples) -> ε`; the
+baselines call it at one place, `sharpness_aware_gradient`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from scipy.stats import norm
+from torch import Tensor
+
+from shapo.fisher import Fisher
+
+
+def trust_region_step(gradient: Tensor, fisher_vector_product: Callable[[Tensor], Tensor], delta: float) -> Tensor:
+    """U_F(g, δ) = sqrt(2δ / gᵀF⁻¹g) F⁻¹g: the maximiser of gᵀε subject to ½ εᵀFε ≤ δ. (SHAPO, Section 4)
+
+    gradient: (P,). fisher_vector_product: a `Fisher`, or any v ↦ F v with F symmetric positive definite.
+    delta: radius in nats of the second-order KL; at least 0. A zero gradient gives a zero step.
+    Raises ValueError for a negative or non-finite delta.
+    """
+    _require("delta", delta, "a finite number, at least 0", _at_least_0)
+    fisher = fisher_vector_product
+    if not isinstance(fisher, Fisher):
+        fisher = Fisher(fisher_vector_product, iterations=gradient.numel())
+    if delta == 0 or not gradient.any():
+        return torch.zeros_like(gradient)
+    x, fisher_x = fisher.solve(gradient)
+    # With x = F⁻¹g exactly, xᵀFx = gᵀF⁻¹g; with x from a few iterations, this keeps ½ εᵀFε = δ all the same.
+    return math.sqrt(2 * delta / float(x @ fisher_x)) * x
+
+
+def sharpness_aware_gradient(
+    gradient_at: Callable[[Tensor], Tensor], theta: Tensor, perturb: Callable[[Tensor], Tensor] | None
+) -> Tensor:
+    """g̃ = ∇L(θ + ε) with ε = perturb(∇L(θ)); plain ∇L(θ) when there is nothing to perturb by.
+
+    The one place where a baseline's actor and a critic's minibatch meet sharpness.
+    """
+    gradient = gradient_at(theta)
+    return gradient if perturb is None else gradient_at(theta + perturb(gradient))
+
+
+@runtime_checkable
+class Perturbation(Protocol):
+    """What `Config(actor=…)` accepts: a frozen dataclass of plain values with this call."""
+
+    def __call__(self, gradient: Tensor, fisher: Fisher, samples: int) -> Tensor:
+        """ε, (P,), that worsens the objective.
+
+        gradient: (P,) ∇L(θ₀) of the objective being maximised. fisher: F at θ₀; `fisher(v)` = F v,
+        `fisher.solve(b)` = F⁻¹b and its image. samples: n_t, environment steps seen so far.
+        """
+        ...
+
+
+def delta_from_alpha(alpha: float, n: float) -> float:
+    """δ_Down = z_α² / (2n): the radius whose worst policy is the likeliest at the α-quantile. (Proposition 2)
+
+    alpha: confidence level in (0, 0.5). n: effective number of independent samples, positive.
+    """
+    _require("alpha", alpha, "in (0, 0.5)", _below_half)
+    _require("n", n, "positive", _positive)
+    return float(norm.ppf(alpha)) ** 2 / (2 * n)
+
+
+def alpha_from_delta(delta_down: float, n: float) -> float:
+    """α = Φ(−sqrt(2 n δ_Down)): the confidence level that a radius means at n samples. (Proposition 2, inverted)"""
+    _require("delta_down", delta_down, "a finite number, at least 0", _at_least_0)
+    _require("n", n, "positive", _positive)
+    return float(norm.cdf(-math.sqrt(2 * n * delta_down)))
+
+
+@dataclass(frozen=True)
+class FixedAlpha:
+    """Schedule at one confidence level: δ_Down,t = z_α² / (2 n_t) decays as samples come in."""
+
+    alpha: float  # quantile of the surrogate's uncertainty to guard against, in (0, 0.5)
+
+    def __post_init__(self):
+        _require("alpha", self.alpha, "in (0, 0.5)", _below_half)
+
+    def __call__(self, samples: float) -> float:
+        return delta_from_alpha(self.alpha, samples)
+
+
+@dataclass(frozen=True)
+class FixedDelta:
+    """Schedule of one radius: pessimism α_t = Φ(−sqrt(2 n_t δ_Down)) grows as samples come in."""
+
+    delta_down: float  # radius of the KL ball, nats
+
+    def __post_init__(self):
+        _require("delta_down", self.delta_down, "a finite number, at least 0", _at_least_0)
+
+    def __call__(self, samples: float) -> float:
+        return self.delta_down
+
+
+@dataclass(frozen=True)
+class FisherSAM:
+    """SHAPO's perturbation of the actor, ε_Down = U_F(−g, δ_Down).
+
+    delta_down: a number (the same radius throughout) or a schedule n_t ↦ δ_Down,t such as `FixedAlpha(0.05)`.
+    """
+
+    delta_down: float | FixedDelta | FixedAlpha  # radius of the KL ball, nats
+
+    def __post_init__(self):
+        if not callable(self.delta_down):
+            _require("delta_down", self.delta_down, "a finite number, at least 0, or a schedule", _at_least_0)
+
+    def radius(self, samples: int) -> float:
+        """δ_Down at n_t samples."""
+        return self.delta_down(samples) if callable(self.delta_down) else self.delta_down
+
+    def __call__(self, gradient: Tensor, fisher: Fisher, samples: int) -> Tensor:
+        return trust_region_step(-gradient, fisher, self.radius(samples))
+
+
+@dataclass(frozen=True)
+class EuclideanSAM:
+    """Foret et al.'s perturbation, ε = −ρ g/‖g‖, for critics (SAM Critic) and, as the ablation E-SAM, for actors.
+
+    Of gradients (K, P), each row is a network of its own.
+    """
+
+    rho: float  # Euclidean radius in parameter space
+
+    def __post_init__(self):
+        _require("rho", self.rho, "a finite number, at least 0", _at_least_0)
+
+    def __call__(self, gradient: Tensor, fisher: Fisher | None = None, samples: int | None = None) -> Tensor:
+        return gradient * (-self.rho / (gradient.norm(dim=-1, keepdim=True) + 1e-12))
+
+
+def _require(field: str, value: float, accepted: str, holds: Callable[[float], bool]) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not holds(value):
+        raise ValueError(f"{field} must be {accepted}; got {value!r}")
+
+
+def _at_least_0(value: float) -> bool:
+    return value >= 0
+
+
+def _below_half(value: float) -> bool:
+    return 0 < value < 0.5
+
+
+def _positive(value: float) -> bool:
+    return value > 0
