@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# The one entry: sets up .venv when needed, then runs the notebooks, the tests or JupyterLab. See usage below.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+supported="3.11 3.12" # as requires-python in pyproject.toml
+
+usage() {
+    cat <<'TEXT'
+usage: ./run_all.sh [OPTIONS]            run the notebooks, in order (sets up first if needed)
+       ./run_all.sh test [OPTIONS]       the tests: ruff, pytest, every notebook under the smoke profile
+       ./run_all.sh setup [--peers]      only set up; --peers adds what notebook 90 compares against
+       ./run_all.sh lab [-- ARGUMENTS]   JupyterLab on the notebooks; ARGUMENTS go to JupyterLab
+
+options:
+  --profile smoke|laptop|paper   how much to compute (default: smoke; `test` has no other)
+  --only 01,03                   only these notebooks, by number
+  --jobs N                       notebooks at a time (default: 1; under `test`: one per core)
+  -p NAME VALUE                  a papermill parameter, which every notebook chosen must declare; repeatable
+  -h, --help                     this text
+
+environment:
+  PYTHON=...                     the interpreter to make .venv with (default: the first supported on PATH)
+  PIP_EXTRA_INDEX_URL=...        and all else that pip reads; the README says how to get PyTorch for the CPU
+
+Executed notebooks go to runs/notebooks/<profile>/ as .ipynb and .html, figures to figures/.
+TEXT
+}
+
+fail() { # MESSAGE: nothing was started
+    printf 'run_all.sh: %s\n' "$1" >&2
+    exit 2
+}
+
+# Prints the path of a supported Python: the one .venv was made with, if any. _base_executable looks through a
+# virtual environment, which a set-up removes, to the interpreter behind it.
+find_python() {
+    local candidate answer seen=""
+    for candidate in ${PYTHON:-.venv/bin/python python3.11 python3.12 python3 python}; do
+        answer="$("$candidate" -I -S -c 'import sys
+print("%d.%d" % sys.version_info[:2], getattr(sys, "_base_executable", "") or sys.executable)' 2>/dev/null)" || continue
+        case " $supported " in
+            *" ${answer%% *} "*) printf '%s\n' "${answer#* }" && return ;;
+        esac
+        seen="$seen $candidate is ${answer%% *};"
+    done
+    fail "needs Python ${supported/ / or } (found:${seen:- none}). Install one, or name it: PYTHON=/path/to/python ./run_all.sh"
+}
+
+# Prints what .venv depends on: the Python, this folder (a virtual environment cannot be moved) and the pins.
+stamp_of() { # PYTHON
+    "$1" -I -S - <<'CODE'
+import hashlib, json, os, sys, tomllib
+with open("pyproject.toml", "rb") as file:
+    pins = json.dumps(tomllib.load(file)["project"], sort_keys=True).encode()
+for name in ("requirements/constraints.txt", "requirements/no-deps.txt"):
+    with open(name, "rb") as file:
+        pins += file.read()
+print("%d.%d.%d" % sys.version_info[:3], hashlib.sha256(pins).hexdigest(), os.getcwd())
+CODE
+}
+
+pip_install() {
+    local quiet=()
+    [ -t 1 ] || quiet=(--quiet) # progress bars on a terminal, a few lines in a log
+    .venv/bin/python -m pip install --disable-pip-version-check --no-input ${quiet[@]+"${quiet[@]}"} \
+        --constraint requirements/constraints.txt "$@"
+}
+
+# Makes .venv, unless its stamp says that it is there and whole. The stamp is written last, so an interrupted
+# set-up is done again from the start.
+set_up() { # PYTHON
+    local stamp
+    stamp="$(stamp_of "$1")"
+    if [ -x .venv/bin/python ] && [ "$(cat .venv/stamp 2>/dev/null)" = "$stamp" ]; then return; fi
+    echo "Setting up .venv with $1 (some minutes, and only when the pins or the Python change)"
+    rm -rf .venv
+    "$1" -m venv .venv
+    pip_install torch # first: what needs it then takes this build as it is
+    pip_install --no-build-isolation --editable '.[test]'
+    pip_install --no-deps --requirement requirements/no-deps.txt
+    printf '%s\n' "$stamp" >.venv/stamp
+    echo "Set-up is complete"
+}
+
+add_peers() {
+    pip_install --no-build-isolation --editable '.[peers]'
+    pip_install --no-deps --requirement requirements/no-deps-peers.txt
+}
+
+# The whole test command. Every stage runs, so that one call tells all that is wrong.
+run_tests() {
+    local failed=""
+    .venv/bin/ruff check . || failed="$failed ruff-check"
+    .venv/bin/ruff format --check . || failed="$failed ruff-format"
+    .venv/bin/python -m pytest || failed="$failed pytest"
+    .venv/bin/python -m shapo.notebooks --jobs 0 "$@" || failed="$failed notebooks"
+    if [ -n "$failed" ]; then
+        echo "FAILED:$failed" >&2
+        return 1
+    fi
+}
+
+command=run
+case "${1:-}" in
+    test | setup | lab) command=$1 && shift ;;
+esac
+for argument in "$@"; do
+    case "$argument" in
+        -h | --help) usage && exit ;;
+        --) break ;;
+        --profile | --profile=*) [ "$command" != test ] || fail "test always uses the smoke profile" ;;
+    esac
+done
+
+python="$(find_python)" # reads the options before set-up, so a mistake in them starts nothing
+
+case "$command" in
+    run | test)
+        "$python" -I shapo/notebooks.py --check "$@"
+        set_up "$python"
+        if [ "$command" = test ]; then run_tests "$@"; else exec .venv/bin/python -m shapo.notebooks "$@"; fi
+        ;;
+    setup)
+        [ $# -eq 0 ] || { [ $# -eq 1 ] && [ "$1" = --peers ]; } || fail "setup takes only --peers, not: $*"
+        set_up "$python"
+        [ $# -eq 0 ] || add_peers
+        ;;
+    lab)
+        [ $# -eq 0 ] || [ "$1" = -- ] || fail "unknown option for lab: $1 (JupyterLab's own go after --)"
+        [ $# -eq 0 ] || shift
+        set_up "$python"
+        exec .venv/bin/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$PWD" \
+            --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb "$@"
+        ;;
+esac
