@@ -1,0 +1,45 @@
+"""Batched MuJoCo tasks: `make_env(name, num_envs, seed)`, `TASKS`."""
+
+from __future__ import annotations
+
+from shapo.envs.batched import BatchedEnv, Task
+from shapo.envs.navigation import PointGoal
+from shapo.envs.physics import bare_loop
+
+__all__ = ["TASKS", "BatchedEnv", "Task", "bare_loop", "make_env"]
+
+_BUILDERS = {
+    Task(
+        name="PointGoal1-v0",
+        reference="SafetyPointGoal1-v0",
+        cost_limit=10.0,
+        max_episode_steps=1000,
+        failure_metric="cost rate",
+        description="the Point robot drives to one goal after another between eight hazards and a vase",
+    ): PointGoal,
+}
+TASKS: dict[str, Task] = {task.name: task for task in _BUILDERS}
+
+
+def make_env(task: str, num_envs: int = 1, seed: int = 0, *, threads: int = 1) -> BatchedEnv:
+    """Return `num_envs` environments of a task, stepped together.
+
+    Args:
+        task: a name in `TASKS`.
+        num_envs: number of environments n, at least 1.
+        seed: of the first reset; environment i replays the task's reference environment seeded with `seed + i`.
+        threads: the simulators' steps are split over that many threads; the numbers do not depend on it.
+
+    Raises:
+        ValueError: unknown task, `num_envs` or `threads` below 1, or a seed out of range.
+        TypeError: a number that is no integer.
+        ImportError: safety-gymnasium is missing or has another version.
+    """
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}; valid tasks are {', '.join(TASKS)}")
+    for name, value in (("num_envs", num_envs), ("threads", threads)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    return _BUILDERS[TASKS[task]](TASKS[task], num_envs, seed, threads)

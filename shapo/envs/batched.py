@@ -1,0 +1,221 @@
+"""What all batched tasks share: the vector interface, automatic resets, seeds, exact saving and restoring.
+
+The conventions are those of gymnasium 0.29's `gymnasium.vector` with safety_gymnasium's sixth value, the cost.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.spaces import Box
+from gymnasium.vector.utils import batch_space
+
+from shapo.envs.physics import Physics
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the papers and the numbers that belong to its name."""
+
+    name: str  # the paper's name for it
+    reference: str  # the environment it replays, step for step
+    cost_limit: float  # β, a limit on the expected undiscounted cost of an episode
+    max_episode_steps: int  # control steps after which an episode is truncated
+    failure_metric: str  # what the paper reports as failure: "cost rate" or "cumulative failures"
+    description: str  # one sentence for people
+
+
+class BatchedEnv(ABC):
+    """`num_envs` environments of one task, stepped together; environment i replays the reference seeded `seed + i`.
+
+    A task says how an episode begins (`_begin`), what a step was worth (`_outcome`) and what is seen (`observe`), and
+    names in `_state` the numpy arrays (one row per environment) it must keep for that. The rest stands here, once.
+    """
+
+    _state: tuple[str, ...] = ()
+
+    def __init__(self, task: Task, physics: Physics, observation_space: Box, action_space: Box, seed: int) -> None:
+        self.task = task
+        self.physics = physics
+        self.num_envs = len(physics.models)
+        self.max_episode_steps = task.max_episode_steps
+        self.single_observation_space, self.single_action_space = observation_space, action_space
+        self.observation_space = batch_space(observation_space, self.num_envs)
+        self.action_space = batch_space(action_space, self.num_envs)
+        self._low, self._high = physics.models[0].actuator_ctrlrange.T.copy()
+        self._seed = self._checked_seed(seed)
+        self._random: list[np.random.RandomState] | None = None  # None until the first reset
+        self._steps = np.zeros(self.num_envs, dtype=np.int64)
+
+    # What a task defines
+
+    @abstractmethod
+    def _begin(self, index: int) -> None:
+        """Begin an episode in environment `index`, drawing from `self._random[index]`."""
+
+    @abstractmethod
+    def _outcome(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Return reward (n,), cost (n,), terminated (n,) and entries for `info`, right after a physics step."""
+
+    @abstractmethod
+    def observe(self) -> np.ndarray:
+        """Return the current observations, a new array (n, obs_dim): what the last reset or step returned."""
+
+    # The vector interface
+
+    def reset(self, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode in every environment; return observations (n, obs_dim) and an empty info.
+
+        Args:
+            seed: environment i starts from `seed + i`. Without it the first reset uses the constructor's seed, and
+                later ones let every environment's generator run on.
+
+        Raises:
+            ValueError, TypeError: `seed` is no integer in [0, 2³² − num_envs].
+        """
+        if seed is not None:
+            self._seed, self._random = self._checked_seed(seed), None
+        if self._random is None:
+            self._random = [np.random.RandomState(self._seed + i) for i in range(self.num_envs)]  # noqa: NPY002
+            for name in self._state:
+                getattr(self, name).fill(0)
+        for i in range(self.num_envs):
+            self._begin(i)
+        self._steps.fill(0)
+        return self.observe(), {}
+
+    def step(
+        self, action: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Advance every environment by one control step.
+
+        An environment whose episode ends is reset at once: its row of the observations is the first of the next
+        episode; the last of the finished one is in `info["final_observation"]` (an object array, None where no episode
+        ended), flagged by `info["_final_observation"]`. Both keys are present only if some episode ended.
+
+        Args:
+            action: (n, act_dim); values beyond the action space are clipped, as the reference does.
+
+        Returns:
+            observations (n, obs_dim), reward (n,), cost (n,), terminated (n,), truncated (n,), info.
+
+        Raises:
+            ResetNeeded: before the first reset.
+            ValueError: wrong shape, or a value that is not finite.
+        """
+        control = self._checked_action(action)
+        self.physics.step(np.minimum(np.maximum(control, self._low), self._high))
+        self._steps += 1
+        reward, cost, terminated, info = self._outcome()
+        truncated = self._steps >= self.max_episode_steps
+        observation = self.observe()
+        done = terminated | truncated
+        if done.any():
+            info["final_observation"] = np.full(self.num_envs, None, dtype=object)
+            info["_final_observation"] = done
+            for i in np.flatnonzero(done):
+                info["final_observation"][i] = observation[i].copy()
+                self._begin(i)
+            self._steps[done] = 0
+            observation = self.observe()
+        return observation, reward, cost, terminated, truncated, info
+
+    def close(self) -> None:
+        """Nothing is held open; the method is part of the interface."""
+
+    # Saving and restoring
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return a copy of the complete state, simulators and random generators included, as numeric arrays.
+
+        Raises:
+            ResetNeeded: before the first reset there is no state.
+        """
+        self._require_reset("state_dict")
+        keys, positions, gauss = zip(*(_unpack_generator(random) for random in self._random), strict=True)
+        return {
+            "task": np.frombuffer(self.task.name.encode(), dtype=np.uint8).copy(),
+            "steps": self._steps.copy(),
+            "random_key": np.stack(keys),
+            "random_position": np.array(positions, dtype=np.int64),
+            "random_gauss": np.array(gauss),
+            **self.physics.save(),
+            **{name.lstrip("_"): getattr(self, name).copy() for name in self._state},
+        }
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from `state` bit for bit, as the environment that returned it would have.
+
+        Raises:
+            ValueError: `state` belongs to another task, number of environments or MuJoCo version, or is damaged. The
+                environment is then unchanged.
+        """
+        self._check_state(state)
+        self._random = []
+        for key, position, gauss in zip(
+            state["random_key"], state["random_position"], state["random_gauss"], strict=True
+        ):
+            self._random.append(_pack_generator(key, position, gauss))
+        self.physics.load(state)
+        self._steps[:] = state["steps"]
+        for name in self._state:
+            getattr(self, name)[:] = state[name.lstrip("_")]
+
+    # Checks
+
+    def _checked_seed(self, seed: int) -> int:
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+            raise TypeError(f"seed must be an integer, got {seed!r}")
+        if not 0 <= seed <= 2**32 - self.num_envs:
+            raise ValueError(f"seed must lie in [0, 2**32 - num_envs], got {seed} with num_envs={self.num_envs}")
+        return int(seed)
+
+    def _checked_action(self, action: np.ndarray) -> np.ndarray:
+        self._require_reset("step")
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"action must have shape {self.action_space.shape}, got {action.shape}")
+        if not np.isfinite(action).all():
+            bad = np.flatnonzero(~np.isfinite(action).all(axis=1))
+            raise ValueError(f"action must be finite; it is not in environments {bad.tolist()}: {action[bad].tolist()}")
+        return action
+
+    def _require_reset(self, call: str) -> None:
+        if self._random is None:
+            raise ResetNeeded(f"call reset() before {call}()")
+
+    def _check_state(self, state: dict[str, np.ndarray]) -> None:
+        """Compare names, shapes, types and the task with what this environment would save itself."""
+        if self._random is None:
+            self.reset()
+        own = self.state_dict()
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            raise ValueError(f"not a state of {self.task.name}: missing {missing}, unknown {unknown}")
+        task = bytes(np.asarray(state["task"]).astype(np.uint8)).decode(errors="replace")
+        if task != self.task.name:
+            raise ValueError(f"this is a state of {task!r}, not of {self.task.name!r}")
+        for name, expected in own.items():
+            value = np.asarray(state[name])
+            if value.shape != expected.shape or value.dtype != expected.dtype:
+                raise ValueError(
+                    f"state[{name!r}] has shape {value.shape} and type {value.dtype}, expected {expected.shape} and "
+                    f"{expected.dtype} (num_envs={self.num_envs})"
+                )
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise ValueError(f"state[{name!r}] holds values that are not finite")
+
+
+def _unpack_generator(random: np.random.RandomState) -> tuple[np.ndarray, int, tuple[float, float]]:
+    state = random.get_state(legacy=False)
+    return state["state"]["key"], state["state"]["pos"], (state["has_gauss"], state["gauss"])
+
+
+def _pack_generator(key: np.ndarray, position: int, gauss: np.ndarray) -> np.random.RandomState:
+    random = np.random.RandomState()  # noqa: NPY002
+    random.set_state(("MT19937", key, int(position), int(gauss[0]), float(gauss[1])))
+    return random

@@ -1,0 +1,172 @@
+"""Many MuJoCo worlds stepped together, exactly as each would step alone.
+
+This is the one engine under all tasks. A task decides what a world looks like, what is read from it and what that is
+worth; the engine advances all worlds by one control step, and saves and restores them bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import mujoco
+import numpy as np
+
+# What a simulation needs to continue exactly: time, qpos, qvel, act, warm start, ctrl, mocap poses, ...
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+# The model fields a task may give another value in each world (see `Physics.restart`).
+_PLACED = ("body_pos", "body_quat", "qpos0")
+
+
+def without_textures(xml: str) -> mujoco.MjSpec:
+    """Read a world and drop what only a renderer sees: textures (up to 191 MB a world) and materials."""
+    spec = mujoco.MjSpec.from_string(xml)
+    for asset in (*spec.textures, *spec.materials):
+        spec.delete(asset)
+    for geom in spec.geoms:
+        geom.material = ""
+    spec.njmax = spec.nconmax = -1  # old fixed sizes; they would reserve 472 MB of address space per world
+    return spec
+
+
+def lean_model(xml: str, sensors: Collection[str]) -> mujoco.MjModel:
+    """Compile a world to what its dynamics and the named sensors need; trajectories stay equal to the last bit.
+
+    Beside textures go cameras, lights, all other sensors, and decoration: bodies fixed to the world whose geoms
+    collide with nothing (goals, hazards). Where they lie is the task's business, not the solver's.
+    """
+    spec = without_textures(xml)
+    unread = [sensor for sensor in spec.sensors if sensor.name not in sensors]
+    decoration = [body for body in spec.worldbody.bodies if _is_decoration(body)]
+    for element in (*spec.cameras, *spec.lights, *unread, *decoration):
+        spec.delete(element)
+    return spec.compile()
+
+
+def _is_decoration(body: mujoco.MjsBody) -> bool:
+    fixed = not (len(body.joints) or len(body.bodies) or body.mocap)
+    return fixed and all(geom.contype == geom.conaffinity == 0 for geom in body.geoms)
+
+
+class Physics:
+    """`num_envs` copies of one model; a step is `frame_skip` MuJoCo steps of each.
+
+    Args:
+        model: the world all copies start as; their fields named in `_PLACED` may differ afterwards.
+        num_envs: number of worlds n.
+        frame_skip: MuJoCo steps per control step.
+        settle: bring positions, contacts and sensors up to date (`mj_forward`) after a control step. Without it they
+            lag one MuJoCo step behind `qpos`, as in gymnasium's locomotion tasks.
+        drive: called with a world's MjData before each of its MuJoCo steps, to move mocap bodies.
+        threads: worlds are split over that many threads. The numbers do not depend on it.
+    """
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        num_envs: int,
+        frame_skip: int,
+        *,
+        settle: bool = True,
+        drive: Callable[[mujoco.MjData], None] | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.models = [copy.deepcopy(model) for _ in range(num_envs)]
+        self.datas = [mujoco.MjData(model) for model in self.models]
+        self.frame_skip, self.settle, self.drive = frame_skip, settle, drive
+        # mj_step begins with what mj_forward just did, except for the controls: mj_step2 takes it from there.
+        # It integrates by Euler or implicitly only, and a moved mocap body makes the kinematics stale.
+        runge_kutta = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+        self._continues = settle and drive is None and not runge_kutta
+        # Sensors are read after mj_forward only: not computing them during the steps changes nothing else.
+        self._flags = model.opt.disableflags
+        self._quiet = self._flags | mujoco.mjtDisableBit.mjDSBL_SENSOR if settle else self._flags
+        self._controls = [data.ctrl for data in self.datas]  # arrays of MjData are views that stay valid
+        worlds = [(model.opt, model, data) for model, data in zip(self.models, self.datas, strict=True)]
+        self._shares = [worlds[k::threads] for k in range(threads)]
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def step(self, control: np.ndarray) -> None:
+        """Advance every world by one control step under `control`, (n, nu), within the actuators' ranges."""
+        for view, row in zip(self._controls, control, strict=True):
+            view[:] = row
+        if self._pool is None:
+            self._advance(self._shares[0])
+        else:
+            list(self._pool.map(self._advance, self._shares))
+
+    def _advance(self, worlds: Sequence[tuple]) -> None:
+        for option, model, data in worlds:
+            option.disableflags = self._quiet
+            if self._continues:
+                mujoco.mj_step2(model, data)
+                if self.frame_skip > 1:
+                    mujoco.mj_step(model, data, nstep=self.frame_skip - 1)
+            elif self.drive is None:
+                mujoco.mj_step(model, data, nstep=self.frame_skip)
+            else:
+                for _ in range(self.frame_skip):
+                    self.drive(data)
+                    mujoco.mj_step(model, data)
+            option.disableflags = self._flags
+            if self.settle:
+                mujoco.mj_forward(model, data)
+
+    def restart(self, index: int) -> None:
+        """Begin world `index` anew from its model's `qpos0`, after its placed fields were given their values.
+
+        `mj_setConst` redoes what the compiler derives from them, so the world equals one compiled that way.
+        """
+        model, data = self.models[index], self.datas[index]
+        mujoco.mj_setConst(model, data)
+        mujoco.mj_resetData(model, data)
+        mujoco.mj_forward(model, data)
+
+    def reader(self, select: Callable[[mujoco.MjData], Sequence[np.ndarray]]) -> Callable[[], np.ndarray]:
+        """Return a function that gathers 1-D views `select(data)` of every world into one (n, k) array.
+
+        The array is the same at each call, overwritten: gathering costs one numpy call for all worlds.
+        """
+        views = [np.atleast_1d(view) for data in self.datas for view in select(data)]
+        gathered = np.empty((len(self.datas), sum(view.size for view in views) // len(self.datas)))
+        flat = gathered.reshape(-1)
+
+        def read() -> np.ndarray:
+            np.concatenate(views, out=flat)
+            return gathered
+
+        return read
+
+    def save(self) -> dict[str, np.ndarray]:
+        """Return everything the worlds need to continue bit for bit, one row per world."""
+        state = np.empty((len(self.models), mujoco.mj_stateSize(self.models[0], _STATE)))
+        for row, model, data in zip(state, self.models, self.datas, strict=True):
+            mujoco.mj_getState(model, data, row, _STATE)
+        placed = {name: np.stack([getattr(model, name) for model in self.models]) for name in _PLACED}
+        return {"integration": state, **placed}
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Put every world where `save` found it."""
+        for i, (model, data) in enumerate(zip(self.models, self.datas, strict=True)):
+            for name in _PLACED:
+                getattr(model, name)[:] = state[name][i]
+            self.restart(i)
+            mujoco.mj_setState(model, data, state["integration"][i], _STATE)
+            mujoco.mj_forward(model, data)  # the derived quantities, which mj_step2 builds on
+
+
+def bare_loop(physics: Physics, controls: np.ndarray) -> None:
+    """Step copies of the worlds as plainly as MuJoCo can be called from Python: the yardstick of the benchmarks.
+
+    Args:
+        physics: the worlds to copy; it is not changed.
+        controls: (steps, n, nu).
+    """
+    models = [copy.deepcopy(model) for model in physics.models]
+    datas = [copy.copy(data) for data in physics.datas]
+    for control in controls:
+        for model, data, row in zip(models, datas, control, strict=True):
+            data.ctrl[:] = row
+            mujoco.mj_step(model, data, nstep=physics.frame_skip)
+            mujoco.mj_forward(model, data)

@@ -1,0 +1,113 @@
+"""safety-gymnasium 1.0.0 on Python 3.11 and 3.12: everything it takes, in one place.
+
+Release 1.0.0 is the newest on PyPI and predates Python 3.11. It is installed without its pinned dependencies; here it
+is imported and asked to build worlds. Nothing stays patched: every change below lives inside a `with` block.
+A newer release ends the need for this module, and `import_safety_gymnasium` says so instead of guessing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from types import ModuleType, SimpleNamespace
+
+import mujoco
+import numpy as np
+
+from shapo.envs.physics import without_textures
+
+SUPPORTED_VERSION = "1.0.0"
+
+
+def import_safety_gymnasium() -> ModuleType:
+    """Return the `safety_gymnasium` package, imported so that it works on this Python.
+
+    Raises:
+        ImportError: it is not installed, or its version is not the one this module was written for.
+    """
+    try:
+        version = metadata.version("safety-gymnasium")
+    except metadata.PackageNotFoundError:
+        raise ImportError(
+            f"safety-gymnasium is not installed; this task needs safety-gymnasium=={SUPPORTED_VERSION} "
+            "(installed with --no-deps; `./run_all.sh setup` does it)"
+        ) from None
+    if version != SUPPORTED_VERSION:
+        raise ImportError(
+            f"safety-gymnasium {version} is installed, but {__name__} adapts {SUPPORTED_VERSION} only. "
+            "A newer release should import on Python 3.11 and later by itself: if a plain "
+            f"`import safety_gymnasium` works, replace {__name__} by it; otherwise install "
+            f"safety-gymnasium=={SUPPORTED_VERSION}"
+        )
+    if "safety_gymnasium" not in sys.modules:
+        with _array_defaults_in_dataclasses(), _without_release_notices():
+            importlib.import_module("safety_gymnasium")
+    return sys.modules["safety_gymnasium"]
+
+
+@contextmanager
+def _array_defaults_in_dataclasses() -> Iterator[None]:
+    """Let dataclass fields have ndarray defaults, as its `color: np.array = COLOR['goal']` do.
+
+    Python 3.11 rejects unhashable defaults; a default factory that hands out copies means the same.
+    """
+    original = dataclasses.dataclass
+
+    def dataclass(cls=None, /, **options):
+        def decorate(cls):
+            for name in cls.__dict__.get("__annotations__", {}):
+                default = cls.__dict__.get(name)
+                if isinstance(default, np.ndarray):
+                    setattr(cls, name, dataclasses.field(default_factory=default.copy))
+            return original(cls, **options)
+
+        return decorate if cls is None else decorate(cls)
+
+    dataclasses.dataclass = dataclass
+    try:
+        yield
+    finally:
+        dataclasses.dataclass = original
+
+
+@contextmanager
+def _without_release_notices() -> Iterator[None]:
+    """Keep gymnasium-robotics from printing, at import, a notice about Adroit hands that nothing here uses."""
+    try:
+        from farama_notifications import notifications
+    except ImportError:
+        yield
+        return
+    notice = notifications.pop("gymnasium_robotics", None)
+    try:
+        yield
+    finally:
+        if notice is not None:
+            notifications["gymnasium_robotics"] = notice
+
+
+@contextmanager
+def quick_worlds() -> Iterator[None]:
+    """Inside, safety_gymnasium compiles its worlds without textures and leaves numpy's global generator alone.
+
+    Every world it compiles decodes a 191 MB skybox, which takes longer than all the rest of a build. Only the
+    compilation inside `safety_gymnasium.world` is exchanged; layouts and XML stay its own. And `Builder` seeds itself
+    from `np.random`: without the restored state, making one of our environments would change the caller's numbers.
+    """
+    import_safety_gymnasium()
+    world = importlib.import_module("safety_gymnasium.world")
+    random_state = np.random.get_state()
+    world.mujoco = SimpleNamespace(
+        MjModel=SimpleNamespace(from_xml_string=lambda xml: without_textures(xml).compile()),
+        MjData=mujoco.MjData,
+        mj_forward=mujoco.mj_forward,
+    )
+    try:
+        yield
+    finally:
+        world.mujoco = mujoco
+        np.random.set_state(random_state)
