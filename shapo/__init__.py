@@ -1,1 +1,45 @@
-"""SHAPO: sharpness-aware policy optimization for safe exploration."""
+"""SHAPO, sharpness-aware policy optimization for safe exploration: the open companion of the paper.
+
+    import shapo
+    run = shapo.train(shapo.Config(task="PointGoal1-v0", algorithm="PIDLag", actor=shapo.FisherSAM(0.001)))
+
+The method is `shapo.sharpness`; read that file first.
+"""
+
+from shapo.algorithms import PIDLag, TRPOLag
+from shapo.config import Config
+from shapo.envs import make_env
+from shapo.profiles import PROFILES
+from shapo.run import Run
+from shapo.sharpness import (
+    EuclideanSAM,
+    FisherSAM,
+    FixedAlpha,
+    FixedDelta,
+    Perturbation,
+    alpha_from_delta,
+    delta_from_alpha,
+    trust_region_step,
+)
+from shapo.studies import Study
+from shapo.training import train
+
+__version__ = "0.1.0"
+__all__ = [
+    "PROFILES",
+    "Config",
+    "EuclideanSAM",
+    "FisherSAM",
+    "FixedAlpha",
+    "FixedDelta",
+    "PIDLag",
+    "Perturbation",
+    "Run",
+    "Study",
+    "TRPOLag",
+    "alpha_from_delta",
+    "delta_from_alpha",
+    "make_env",
+    "train",
+    "trust_region_step",
+]

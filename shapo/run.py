@@ -1,0 +1,183 @@
+"""Run: what a training run in the store was asked, how far it is, and what it gave."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from shapo.config import METHOD_VERSION, Config, describe
+from shapo.networks import GaussianActor, RunningNormalizer
+from shapo.store import CorruptCheckpointError, load_checkpoint, runs_folder, save_checkpoint, unprefixed, write_atomically
+
+TABLES = ("progress", "episodes", "timing")
+
+
+class Policy:
+    """A trained policy with its observation normaliser: `policy(observation)` gives actions."""
+
+    def __init__(self, actor: GaussianActor, normalizer: RunningNormalizer):
+        self.actor, self.normalizer = actor, normalizer
+
+    def __call__(self, observation: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Actions (n, act) at raw observations (n, obs): the mean, or a sample where a generator is given."""
+        normalised: Tensor = self.normalizer(observation)
+        if rng is not None:
+            return self.actor.sample(normalised, rng)
+        return self.actor.mean(normalised).numpy().astype(np.float64)
+
+
+class Run:
+    """A run in the store, finished or not, of this or another process; everything is read when asked for."""
+
+    def __init__(self, config: Config, runs: str | Path | None = None):
+        self.config = config
+        folder = Path(runs) if runs is not None else runs_folder()
+        name = f"{type(config.algorithm).__name__}-seed{config.seed}-{config.run_id}"
+        self.path = folder / config.task / name
+        self.checkpoint = self.path / "checkpoint"
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path.parent.name}/{self.path.name}: {self.epoch} of {self.config.epochs} epochs>"
+
+    @property
+    def exists(self) -> bool:
+        """Whether an epoch has been finished."""
+        return self.checkpoint.exists()
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        return self.load()[1]["epoch"] if self.exists else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch == self.config.epochs
+
+    @property
+    def progress(self) -> pd.DataFrame:
+        """A row per epoch; costs and returns of the episodes that ended in it."""
+        return self._table("progress")
+
+    @property
+    def episodes(self) -> pd.DataFrame:
+        """A row per finished episode: steps so far, env, return, cost, length, failed."""
+        return self._table("episodes")
+
+    @property
+    def timing(self) -> pd.DataFrame:
+        """Seconds of each epoch: rollout, actor, critics, total. Not part of what is reproduced."""
+        return self._table("timing")
+
+    @property
+    def provenance(self) -> list[dict]:
+        """Versions, commit and machine under which the epochs were run, in order of change."""
+        return self.load()[1]["provenance"]
+
+    @property
+    def actor(self) -> Policy:
+        """The trained policy, ready to roll out."""
+        arrays, _ = self.load()
+        normalizer = RunningNormalizer(len(arrays["normalizer/mean"]))
+        normalizer.load_state_dict(unprefixed("normalizer", arrays))
+        actor = GaussianActor(len(normalizer.mean), self._action_dim(arrays), self.config.hidden_sizes)
+        actor.load_state_dict(unprefixed("actor", arrays))
+        return Policy(actor, normalizer)
+
+    def _action_dim(self, arrays: dict[str, np.ndarray]) -> int:
+        sizes = (len(arrays["normalizer/mean"]), *self.config.hidden_sizes)
+        hidden = sum(n_out * (n_in + 1) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True))
+        return (len(arrays["actor/theta"]) - hidden) // (sizes[-1] + 2)  # weights, bias and log σ of each action
+
+    def load(self) -> tuple[dict[str, np.ndarray], dict]:
+        """(arrays, meta) of the checkpoint. Raises CorruptCheckpointError, FileNotFoundError."""
+        stat = self.checkpoint.stat()
+        arrays, meta = _load(self.checkpoint, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if meta["config"] != describe(self.config) or meta["method"] != METHOD_VERSION:
+            raise CorruptCheckpointError(f"{self.checkpoint} belongs to another run; it was not loaded.")
+        return arrays, meta
+
+    def save(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
+        """Replaces the checkpoint, atomically."""
+        history = self.load()[1]["provenance"] if self.exists else []
+        here = provenance()
+        history = history if history and history[-1] == here else [*history, here]
+        meta = meta | {"config": describe(self.config), "method": METHOD_VERSION, "provenance": history}
+        save_checkpoint(self.checkpoint, arrays, meta)
+
+    def write_config(self) -> None:
+        """config.json, for people."""
+        if not (self.path / "config.json").exists():
+            text = json.dumps({"method": METHOD_VERSION, "config": describe(self.config)}, indent=2)
+            write_atomically(self.path / "config.json", text.encode())
+
+    def export_tables(self) -> None:
+        """progress.csv and episodes.csv of a finished run, for people and other tools."""
+        for name in ("progress", "episodes"):
+            path = self.path / f"{name}.csv"
+            if not path.exists():
+                write_atomically(path, self._table(name).to_csv(index=False).encode())
+
+    def _table(self, name: str) -> pd.DataFrame:
+        return self.unpack_tables(self.load()[0])[name] if self.exists else pd.DataFrame()
+
+    @staticmethod
+    def pack_tables(tables: dict[str, list[dict]]) -> dict[str, np.ndarray]:
+        """Tables as arrays for a checkpoint, one per column."""
+        frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
+        return {f"{name}:{column}": frame[column].to_numpy() for name, frame in frames.items() for column in frame}
+
+    @staticmethod
+    def unpack_tables(arrays: dict[str, np.ndarray]) -> dict[str, pd.DataFrame]:
+        """The tables that `pack_tables` packed."""
+        columns = {name: {} for name in TABLES}
+        for key, values in arrays.items():
+            table, colon, column = key.partition(":")
+            if colon:
+                columns[table][column] = values
+        return {name: pd.DataFrame(table) for name, table in columns.items()}
+
+
+@functools.lru_cache(maxsize=8)
+def _load(path: Path, *_version: int) -> tuple[dict[str, np.ndarray], dict]:
+    return load_checkpoint(path)
+
+
+@functools.cache
+def provenance() -> dict:
+    """Package versions, commit and machine of this process."""
+    names = ("torch", "numpy", "mujoco", "gymnasium", "safety-gymnasium")
+    return {
+        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names},
+        "commit": _commit(),
+        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
+    }
+
+
+def _commit() -> str:
+    """The commit of the package's own checkout, marked where its files were edited; empty where there is none."""
+    here = Path(__file__).resolve().parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return described.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
