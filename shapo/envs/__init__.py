@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shapo.envs.safety_gymnasium_compat  # isort: skip  # noqa: F401  # first: it imports gymnasium quietly
 from shapo.envs.batched import BatchedEnv, Task
 from shapo.envs.navigation import PointGoal
 from shapo.envs.physics import bare_loop
@@ -27,7 +28,7 @@ def make_env(task: str, num_envs: int = 1, seed: int = 0, *, threads: int = 1) -
     Args:
         task: a name in `TASKS`.
         num_envs: number of environments n, at least 1.
-        seed: of the first reset; environment i replays the task's reference environment seeded with `seed + i`.
+        seed: of the first reset; environment i replays the reference environment seeded with `seed + i`.
         threads: the simulators' steps are split over that many threads; the numbers do not depend on it.
 
     Raises:

@@ -1,6 +1,6 @@
 """What all batched tasks share: the vector interface, automatic resets, seeds, exact saving and restoring.
 
-The conventions are those of gymnasium 0.29's `gymnasium.vector` with safety_gymnasium's sixth value, the cost.
+The conventions are those of `gymnasium.vector` 0.29 with safety_gymnasium's sixth value, the cost.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ class Task:
 
 
 class BatchedEnv(ABC):
-    """`num_envs` environments of one task, stepped together; environment i replays the reference seeded `seed + i`.
+    """Environments of one task, stepped together; number i replays the reference seeded with `seed + i`.
 
-    A task says how an episode begins (`_begin`), what a step was worth (`_outcome`) and what is seen (`observe`), and
-    names in `_state` the numpy arrays (one row per environment) it must keep for that. The rest stands here, once.
+    A task says how an episode begins (`_begin`), what a step was worth (`_outcome`) and what is seen
+    (`observe`), and names in `_state` the numpy arrays (one row per environment) it must keep for that. The
+    rest stands here, once.
     """
 
     _state: tuple[str, ...] = ()
 
-    def __init__(self, task: Task, physics: Physics, observation_space: Box, action_space: Box, seed: int) -> None:
+    def __init__(
+        self, task: Task, physics: Physics, observation_space: Box, action_space: Box, seed: int
+    ) -> None:
         self.task = task
         self.physics = physics
         self.num_envs = len(physics.models)
@@ -59,7 +62,7 @@ class BatchedEnv(ABC):
 
     @abstractmethod
     def _outcome(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Return reward (n,), cost (n,), terminated (n,) and entries for `info`, right after a physics step."""
+        """Return reward, cost and terminated, each (n,), and entries for `info`, after a physics step."""
 
     @abstractmethod
     def observe(self) -> np.ndarray:
@@ -71,8 +74,8 @@ class BatchedEnv(ABC):
         """Begin an episode in every environment; return observations (n, obs_dim) and an empty info.
 
         Args:
-            seed: environment i starts from `seed + i`. Without it the first reset uses the constructor's seed, and
-                later ones let every environment's generator run on.
+            seed: environment i starts from `seed + i`. Without it the first reset uses the constructor's
+                seed, and later ones let every environment's generator run on.
 
         Raises:
             ValueError, TypeError: `seed` is no integer in [0, 2³² − num_envs].
@@ -80,7 +83,7 @@ class BatchedEnv(ABC):
         if seed is not None:
             self._seed, self._random = self._checked_seed(seed), None
         if self._random is None:
-            self._random = [np.random.RandomState(self._seed + i) for i in range(self.num_envs)]  # noqa: NPY002
+            self._random = [np.random.RandomState(self._seed + i) for i in range(self.num_envs)]
             for name in self._state:
                 getattr(self, name).fill(0)
         for i in range(self.num_envs):
@@ -93,9 +96,10 @@ class BatchedEnv(ABC):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Advance every environment by one control step.
 
-        An environment whose episode ends is reset at once: its row of the observations is the first of the next
-        episode; the last of the finished one is in `info["final_observation"]` (an object array, None where no episode
-        ended), flagged by `info["_final_observation"]`. Both keys are present only if some episode ended.
+        An environment whose episode ends is reset at once: its row of the observations is the first of the
+        next episode; the last of the finished one is in `info["final_observation"]` (an object array, None
+        where no episode ended), flagged by `info["_final_observation"]`. Both keys are present only if some
+        episode ended.
 
         Args:
             action: (n, act_dim); values beyond the action space are clipped, as the reference does.
@@ -125,7 +129,8 @@ class BatchedEnv(ABC):
         return observation, reward, cost, terminated, truncated, info
 
     def close(self) -> None:
-        """Nothing is held open; the method is part of the interface."""
+        """Release the engine's threads, if it has any."""
+        self.physics.close()
 
     # Saving and restoring
 
@@ -136,7 +141,10 @@ class BatchedEnv(ABC):
             ResetNeeded: before the first reset there is no state.
         """
         self._require_reset("state_dict")
-        keys, positions, gauss = zip(*(_unpack_generator(random) for random in self._random), strict=True)
+        return self._snapshot(self._random)
+
+    def _snapshot(self, generators: list[np.random.RandomState]) -> dict[str, np.ndarray]:
+        keys, positions, gauss = zip(*(_unpack_generator(random) for random in generators), strict=True)
         return {
             "task": np.frombuffer(self.task.name.encode(), dtype=np.uint8).copy(),
             "steps": self._steps.copy(),
@@ -151,8 +159,8 @@ class BatchedEnv(ABC):
         """Continue from `state` bit for bit, as the environment that returned it would have.
 
         Raises:
-            ValueError: `state` belongs to another task, number of environments or MuJoCo version, or is damaged. The
-                environment is then unchanged.
+            ValueError: `state` belongs to another task, number of environments or MuJoCo version, or is
+                damaged. The environment is then unchanged.
         """
         self._check_state(state)
         self._random = []
@@ -171,7 +179,7 @@ class BatchedEnv(ABC):
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise TypeError(f"seed must be an integer, got {seed!r}")
         if not 0 <= seed <= 2**32 - self.num_envs:
-            raise ValueError(f"seed must lie in [0, 2**32 - num_envs], got {seed} with num_envs={self.num_envs}")
+            raise ValueError(f"seed must lie in [0, 2**32 - {self.num_envs}] (num_envs), got {seed}")
         return int(seed)
 
     def _checked_action(self, action: np.ndarray) -> np.ndarray:
@@ -181,7 +189,7 @@ class BatchedEnv(ABC):
             raise ValueError(f"action must have shape {self.action_space.shape}, got {action.shape}")
         if not np.isfinite(action).all():
             bad = np.flatnonzero(~np.isfinite(action).all(axis=1))
-            raise ValueError(f"action must be finite; it is not in environments {bad.tolist()}: {action[bad].tolist()}")
+            raise ValueError(f"action must be finite; in environments {bad.tolist()}: {action[bad].tolist()}")
         return action
 
     def _require_reset(self, call: str) -> None:
@@ -190,9 +198,7 @@ class BatchedEnv(ABC):
 
     def _check_state(self, state: dict[str, np.ndarray]) -> None:
         """Compare names, shapes, types and the task with what this environment would save itself."""
-        if self._random is None:
-            self.reset()
-        own = self.state_dict()
+        own = self._snapshot([np.random.RandomState(0)] * self.num_envs)
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unknown:
             raise ValueError(f"not a state of {self.task.name}: missing {missing}, unknown {unknown}")
@@ -203,11 +209,14 @@ class BatchedEnv(ABC):
             value = np.asarray(state[name])
             if value.shape != expected.shape or value.dtype != expected.dtype:
                 raise ValueError(
-                    f"state[{name!r}] has shape {value.shape} and type {value.dtype}, expected {expected.shape} and "
-                    f"{expected.dtype} (num_envs={self.num_envs})"
+                    f"state[{name!r}] has shape {value.shape} and type {value.dtype}, expected "
+                    f"{expected.shape} and {expected.dtype} (num_envs={self.num_envs})"
                 )
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise ValueError(f"state[{name!r}] holds values that are not finite")
+        for name, limit in (("steps", self.max_episode_steps - 1), ("random_position", 624)):
+            if not (0 <= state[name]).all() or not (state[name] <= limit).all():
+                raise ValueError(f"state[{name!r}] must lie in [0, {limit}], got {state[name].tolist()}")
 
 
 def _unpack_generator(random: np.random.RandomState) -> tuple[np.ndarray, int, tuple[float, float]]:
@@ -216,6 +225,6 @@ def _unpack_generator(random: np.random.RandomState) -> tuple[np.ndarray, int, t
 
 
 def _pack_generator(key: np.ndarray, position: int, gauss: np.ndarray) -> np.random.RandomState:
-    random = np.random.RandomState()  # noqa: NPY002
+    random = np.random.RandomState()
     random.set_state(("MT19937", key, int(position), int(gauss[0]), float(gauss[1])))
     return random

@@ -1,12 +1,14 @@
 """The navigation tasks of Safety Gym: PointGoal1, replayed step for step from safety_gymnasium.
 
-safety_gymnasium builds each kind of world once (`arena`); from then on layouts are drawn here, from the same generator
-in the same order, and bodies are moved instead of rebuilt. Lidar, reward and cost are computed for all environments at
-once.
+safety_gymnasium builds each kind of world once (`arena`); from then on layouts are drawn here, from the same
+generator in the same order, and bodies are moved instead of rebuilt. Lidar, reward and cost are computed for
+all environments at once.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import cos, pi, sin, sqrt
@@ -21,6 +23,7 @@ from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium, quick_wo
 
 _ATTEMPTS = 10_000  # safety_gymnasium gives up on a layout or a goal after so many draws ...
 _ATTEMPTS_PER_OBJECT = 100  # ... and starts a layout again after so many for one object
+_NEIGHBOURS = np.array([-1, 0, 1])[:, None, None]  # the lidar bins an object is seen in, relative to its own
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class Placement:
     y0: float
     y1: float
     keepout: float
+
+    def draw(self, random: np.random.RandomState) -> tuple[float, float]:
+        return random.uniform(self.x0, self.x1), random.uniform(self.y0, self.y1)
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,8 @@ def arena(reference: str) -> Arena:
     x0, y0, x1, y1 = task.placements_conf.extents
     placements = []
     for name, (rectangles, keepout) in task.placements_conf.placements.items():
-        if rectangles is not None:
-            raise NotImplementedError(f"{reference} restricts where {name} is placed; the layouts here do not")
-        margin = keepout + task.placements_conf.margin
-        if margin != keepout:
-            raise NotImplementedError(f"{reference} sets a placement margin; the layouts here have none")
+        if rectangles is not None or task.placements_conf.margin:
+            raise NotImplementedError(f"{reference} restricts where {name} is put; layouts here do not")
         placements.append(Placement(name, x0 + keepout, x1 - keepout, y0 + keepout, y1 - keepout, keepout))
     groups, row = [], 1
     for obstacle in task._obstacles:
@@ -104,14 +107,13 @@ def arena(reference: str) -> Arena:
     )
 
 
-class PointGoal(BatchedEnv):
-    """Drive the Point robot to one goal after another; hazards cost, a vase is in the way.
+class PointNavigation(BatchedEnv):
+    """The Point robot among objects: layouts, readings and lidars; what they are worth is the task's.
 
-    Reward: metres closer to the goal, plus 1 on reaching it. Cost: 1 in every step spent inside a hazard. Observation:
-    accelerometer, velocimeter, gyro, magnetometer, then one lidar of 16 bins per kind of object.
+    Observation: accelerometer, velocimeter, gyro, magnetometer, then one lidar of 16 bins per kind of object.
     """
 
-    _state = ("_positions", "_last_distance", "_undrawn")
+    _state = ("_positions", "_undrawn")
 
     def __init__(self, task: Task, num_envs: int, seed: int, threads: int = 1) -> None:
         self.arena = arena(task.reference)
@@ -120,61 +122,53 @@ class PointGoal(BatchedEnv):
         super().__init__(task, physics, self.arena.observation_space, self.arena.action_space, seed)
         # Row k of an environment's positions (xy, metres) belongs to placement k; row 0 is the agent.
         self._positions = np.zeros((num_envs, len(self.arena.placements), 2))
-        self._last_distance = np.zeros(num_envs)  # to the goal, before the step
         self._undrawn = np.zeros(num_envs, dtype=np.int64)  # see `_generator`
+        self._groups = {group.name: group for group in self.arena.groups}
         names = [placement.name for placement in self.arena.placements]
         bodies = {model.body(b).name: b for b in range(1, model.nbody)}
         self._bodies = [(row, bodies[name]) for row, name in enumerate(names) if name in bodies]
         self._body_rows = [row for row, _ in self._bodies]
-        agent = bodies["agent"]
         self._read = physics.reader(
             lambda data: (
                 data.sensordata,
-                data.xmat[agent][:4],  # up to R₁₀, of which R₀₀ and R₁₀ are needed
+                data.xmat[bodies["agent"]][:4],  # up to R₁₀, of which R₀₀ and R₁₀ are needed
                 *(data.xpos[body][:2] for _, body in self._bodies),
             )
         )
-        groups = {group.name: group for group in self.arena.groups}
-        self._goal, self._hazards = groups["goal"], groups["hazards"]
-        self._lidar_base = self._first_lidar_bins()
-        self._refresh()
+        self._first_bins = self._first_lidar_bins()
 
     def _first_lidar_bins(self) -> np.ndarray:
-        """Index into the flattened observations of the first lidar bin each object is seen in, (n, objects)."""
-        width = self.arena.observation_space.shape[0]
-        columns = np.empty(len(self.arena.placements) - 1, dtype=np.int64)
-        for k, group in enumerate(self.arena.groups):
-            columns[group.members.start - 1 : group.members.stop - 1] = (
-                self.arena.sensors + k * self.arena.lidar_bins
-            )
+        """Where in the flattened observations the lidar that sees an object begins, (n, objects)."""
+        width, sensors, bins = self.observation_space.shape[1], self.arena.sensors, self.arena.lidar_bins
+        counts = [group.members.stop - group.members.start for group in self.arena.groups]
+        columns = np.repeat(sensors + bins * np.arange(len(counts)), counts)
         return np.arange(self.num_envs)[:, None] * width + columns
-
-    # An episode
 
     def _generator(self, index: int) -> np.random.RandomState:
         """Return the generator of an environment, where safety_gymnasium's would be by now.
 
-        The reference draws its number of MuJoCo steps from Binomial(10, 1) in every step: always 10, but it costs one
-        uniform number. Nobody sees it until the next layout or goal is drawn, so they are drawn together here.
+        The reference draws its number of MuJoCo steps from Binomial(10, 1) in every step: always 10, but it
+        costs one uniform number. Nobody sees it until the next layout or goal is drawn, so they are drawn
+        together here.
         """
         random = self._random[index]
         random.random_sample(self._undrawn[index])
         self._undrawn[index] = 0
         return random
 
+    @abstractmethod
+    def _begin_task(self, index: int, random: np.random.RandomState) -> None:
+        """Set up what the task adds to a new layout: the goal."""
+
     def _begin(self, index: int) -> None:
         random = self._generator(index)
         layout = self._draw_layout(random)
-        angles = [random.uniform(0, 2 * pi) for _ in layout]  # one for every object, drawn after all positions
-        model = self.physics.models[index]
+        angles = [random.uniform(0, 2 * pi) for _ in layout]  # drawn after all positions, for every object
         for row, body in self._bodies:
-            _place(model, body, layout[row], angles[row])
+            _place(self.physics.models[index], body, layout[row], angles[row])
         self.physics.restart(index)
         self._positions[index] = layout
-        if not self._draw_goal(index, random):
-            raise RuntimeError(f"no room for a goal in environment {index} after {_ATTEMPTS} draws")
-        self._refresh()
-        self._last_distance[index] = self._distance[index, self._goal.members.start - 1]
+        self._begin_task(index, random)
 
     def _draw_layout(self, random: np.random.RandomState) -> list[tuple[float, float]]:
         """Draw a place for every object, one after the other, rejecting overlaps."""
@@ -182,9 +176,9 @@ class PointGoal(BatchedEnv):
             layout: list[tuple[float, float]] = []
             for placement in self.arena.placements:
                 for _ in range(_ATTEMPTS_PER_OBJECT):
-                    x, y = random.uniform(placement.x0, placement.x1), random.uniform(placement.y0, placement.y1)
-                    if self._is_free(x, y, placement, enumerate(layout)):
-                        layout.append((x, y))
+                    xy = placement.draw(random)
+                    if self._is_free(xy, placement, enumerate(layout)):
+                        layout.append(xy)
                         break
                 else:
                     break
@@ -192,26 +186,14 @@ class PointGoal(BatchedEnv):
                 return layout
         raise RuntimeError(f"no layout of {self.task.name} found in {_ATTEMPTS} attempts")
 
-    def _draw_goal(self, index: int, random: np.random.RandomState) -> bool:
-        """Move the goal to a free place; return False, with the goal where it was, if none was found."""
-        row = self._goal.members.start
-        placement = self.arena.placements[row]
-        others = [(k, xy) for k, xy in enumerate(self._positions[index].tolist()) if k != row]
-        for _ in range(_ATTEMPTS):
-            x, y = random.uniform(placement.x0, placement.x1), random.uniform(placement.y0, placement.y1)
-            if self._is_free(x, y, placement, others):
-                self._positions[index, row] = x, y
-                return True
-        return False
-
-    def _is_free(self, x: float, y: float, placement: Placement, others) -> bool:
-        for k, (other_x, other_y) in others:
-            keepout = self.arena.placements[k].keepout + placement.keepout
-            if sqrt((x - other_x) * (x - other_x) + (y - other_y) * (y - other_y)) < keepout:
+    def _is_free(
+        self, xy: tuple[float, float], placement: Placement, others: Iterable[tuple[int, Sequence[float]]]
+    ) -> bool:
+        for row, (x, y) in others:
+            keepout = self.arena.placements[row].keepout + placement.keepout
+            if sqrt((xy[0] - x) * (xy[0] - x) + (xy[1] - y) * (xy[1] - y)) < keepout:
                 return False
         return True
-
-    # A step
 
     def _refresh(self) -> None:
         """Read the simulators and measure from the agent to every object."""
@@ -226,54 +208,44 @@ class PointGoal(BatchedEnv):
         self._dx, self._dy = offset[..., 0], offset[..., 1]
         self._distance = np.sqrt(self._dx * self._dx + self._dy * self._dy)
 
-    def _outcome(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        self._undrawn += 1
-        self._refresh()
-        goal, hazards = self._goal.members, self._hazards.members
-        distance = self._distance[:, goal.start - 1].copy()
-        reached = distance <= self._goal.radius
-        reward = (self._last_distance - distance) * self.arena.reward_distance + reached * self.arena.reward_goal
-        depth_in_hazards = self._hazards.radius - self._distance[:, hazards.start - 1 : hazards.stop - 1]
-        cost = (depth_in_hazards > 0).any(axis=1).astype(np.float64)
-        self._last_distance[:] = distance
-        terminated = np.zeros(self.num_envs, dtype=bool)
-        if reached.any():
-            for i in np.flatnonzero(reached):
-                terminated[i] = not self._draw_goal(i, self._generator(i))
-            self._measure()
-            renewed = reached & ~terminated
-            self._last_distance[renewed] = self._distance[renewed, goal.start - 1]
-        return reward, cost, terminated, {"goal_met": reached}
+    def _distance_to(self, group: Group) -> np.ndarray:
+        """Return the agent's distances to the objects of a group, (n, members), a view."""
+        return self._distance[:, group.members.start - 1 : group.members.stop - 1]
 
     def observe(self) -> np.ndarray:
-        """Return sensors and lidars, a new array (n, 60).
+        """Return sensors and lidars, a new array (n, obs_dim).
 
         An object at distance d in direction φ (counted in bins, φ = b + f with 0 ≤ f < 1) shows its closeness
-        s = max(0, 1 − d/range) in bin b, f·s in the next and (1 − f)·s in the one before; a bin shows its largest.
+        s = max(0, 1 − d/range) in bin b, f·s in bin b + 1 and (1 − f)·s in bin b − 1. Of several objects a
+        bin shows the closest.
         """
+        self._require_reset("observe")
         bins = self.arena.lidar_bins
         observation = np.zeros(self.observation_space.shape)
         observation[:, : self.arena.sensors] = self._sensors
         direction = (np.arctan2(self._dy, self._dx) - self._heading[:, None]) * (bins / (2 * pi))
-        floor = np.floor(direction)
-        fraction = direction - floor
+        whole = np.floor(direction)
+        fraction = direction - whole
         closeness = np.maximum(self.arena.lidar_range - self._distance, 0.0) / self.arena.lidar_range
-        first = floor.astype(np.int64)
-        seen = np.stack((first % bins, (first + 1) % bins, (first - 1) % bins)) + self._lidar_base
-        shown = np.stack((closeness, fraction * closeness, (1 - fraction) * closeness))
+        seen = (whole.astype(np.int64) + _NEIGHBOURS) % bins + self._first_bins
+        shown = np.array((1 - fraction, np.ones_like(fraction), fraction)) * closeness
         np.maximum.at(observation.reshape(-1), seen.reshape(-1), shown.reshape(-1))
         return observation
 
-    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:  # noqa: D102
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         super().load_state_dict(state)
         self._refresh()
+
+    load_state_dict.__doc__ = BatchedEnv.load_state_dict.__doc__
 
     def scene(self) -> dict[str, np.ndarray]:
         """Return what a drawing from above needs, copied; metres and radians.
 
-        `agent` (n, 2), `heading` (n,), and for every kind of object its places (n, k, 2), the goal's (n, 2); a
-        `<kind>_radius` () each (for the vase: half its side), `agent_radius` (), and `extents` (4,): x0, y0, x1, y1.
+        `agent` (n, 2), `heading` (n,), and for every kind of object its places (n, k, 2), the goal's (n, 2);
+        a `<kind>_radius` () each (for the vase: half its side), `agent_radius` (), and `extents` (4,): x0,
+        y0, x1, y1 of the area where objects are put.
         """
+        self._require_reset("scene")
         scene = {
             "agent": self._positions[:, 0].copy(),
             "heading": self._heading.copy(),
@@ -285,6 +257,58 @@ class PointGoal(BatchedEnv):
             scene[f"{group.name}_radius"] = np.array(group.radius)
         scene["goal"] = scene["goal"][:, 0]
         return scene
+
+
+class PointGoal(PointNavigation):
+    """Drive to one goal after another; hazards cost, a vase is in the way.
+
+    Reward: metres closer to the goal, plus 1 on reaching it. Cost: 1 in every step spent inside a hazard.
+    `info["goal_met"]` (n,) says who reached a goal in this step. An episode is terminated only if no place
+    for a next goal was found.
+    """
+
+    _state = (*PointNavigation._state, "_last_distance")
+
+    def __init__(self, task: Task, num_envs: int, seed: int, threads: int = 1) -> None:
+        super().__init__(task, num_envs, seed, threads)
+        self._goal, self._hazards = self._groups["goal"], self._groups["hazards"]
+        self._last_distance = np.zeros(num_envs)  # to the goal, before the step
+
+    def _begin_task(self, index: int, random: np.random.RandomState) -> None:
+        if not self._draw_goal(index, random):
+            raise RuntimeError(f"no place for a goal in environment {index} after {_ATTEMPTS} draws")
+        self._refresh()
+        self._last_distance[index] = self._distance_to(self._goal)[index, 0]
+
+    def _draw_goal(self, index: int, random: np.random.RandomState) -> bool:
+        """Move the goal to a free place; return False, with the goal where it was, if none was found."""
+        row = self._goal.members.start
+        placement = self.arena.placements[row]
+        others = [(k, xy) for k, xy in enumerate(self._positions[index].tolist()) if k != row]
+        for _ in range(_ATTEMPTS):
+            xy = placement.draw(random)
+            if self._is_free(xy, placement, others):
+                self._positions[index, row] = xy
+                return True
+        return False
+
+    def _outcome(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        self._undrawn += 1
+        self._refresh()
+        arena, distance = self.arena, self._distance_to(self._goal)[:, 0]
+        reached = distance <= self._goal.radius
+        closer = self._last_distance - distance
+        reward = closer * arena.reward_distance + reached * arena.reward_goal
+        depth = self._hazards.radius - self._distance_to(self._hazards)
+        cost = (depth > 0).any(axis=1).astype(np.float64)
+        self._last_distance[:] = distance
+        terminated = np.zeros(self.num_envs, dtype=bool)
+        if reached.any():
+            for i in np.flatnonzero(reached):
+                terminated[i] = not self._draw_goal(i, self._generator(i))
+            self._measure()
+            self._last_distance[:] = self._distance_to(self._goal)[:, 0]
+        return reward, cost, terminated, {"goal_met": reached}
 
 
 def _place(model: mujoco.MjModel, body: int, xy: tuple[float, float], angle: float) -> None:

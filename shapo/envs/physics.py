@@ -1,7 +1,7 @@
 """Many MuJoCo worlds stepped together, exactly as each would step alone.
 
-This is the one engine under all tasks. A task decides what a world looks like, what is read from it and what that is
-worth; the engine advances all worlds by one control step, and saves and restores them bit for bit.
+This is the one engine under all tasks. A task decides what a world looks like, what is read from it and what
+that is worth; the engine advances all worlds by one control step, and saves and restores them bit for bit.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def without_textures(xml: str) -> mujoco.MjSpec:
 
 
 def lean_model(xml: str, sensors: Collection[str]) -> mujoco.MjModel:
-    """Compile a world to what its dynamics and the named sensors need; trajectories stay equal to the last bit.
+    """Compile a world to what its dynamics and the named sensors need; trajectories stay bit for bit equal.
 
-    Beside textures go cameras, lights, all other sensors, and decoration: bodies fixed to the world whose geoms
-    collide with nothing (goals, hazards). Where they lie is the task's business, not the solver's.
+    Beside textures go cameras, lights, all other sensors, and decoration: bodies fixed to the world whose
+    geoms collide with nothing (goals, hazards). Where they lie is the task's business, not the solver's.
     """
     spec = without_textures(xml)
     unread = [sensor for sensor in spec.sensors if sensor.name not in sensors]
@@ -56,8 +56,8 @@ class Physics:
         model: the world all copies start as; their fields named in `_PLACED` may differ afterwards.
         num_envs: number of worlds n.
         frame_skip: MuJoCo steps per control step.
-        settle: bring positions, contacts and sensors up to date (`mj_forward`) after a control step. Without it they
-            lag one MuJoCo step behind `qpos`, as in gymnasium's locomotion tasks.
+        settle: bring positions, contacts and sensors up to date (`mj_forward`) after a control step. Without
+            it they lag one MuJoCo step behind `qpos`, as in gymnasium's locomotion tasks.
         drive: called with a world's MjData before each of its MuJoCo steps, to move mocap bodies.
         threads: worlds are split over that many threads. The numbers do not depend on it.
     """
@@ -113,6 +113,11 @@ class Physics:
             if self.settle:
                 mujoco.mj_forward(model, data)
 
+    def close(self) -> None:
+        """Release the threads; the worlds stay readable."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
     def restart(self, index: int) -> None:
         """Begin world `index` anew from its model's `qpos0`, after its placed fields were given their values.
 
@@ -157,7 +162,7 @@ class Physics:
 
 
 def bare_loop(physics: Physics, controls: np.ndarray) -> None:
-    """Step copies of the worlds as plainly as MuJoCo can be called from Python: the yardstick of the benchmarks.
+    """Step copies of the worlds as plainly as Python can call MuJoCo: the yardstick of the benchmarks.
 
     Args:
         physics: the worlds to copy; it is not changed.

@@ -1,14 +1,16 @@
 """safety-gymnasium 1.0.0 on Python 3.11 and 3.12: everything it takes, in one place.
 
-Release 1.0.0 is the newest on PyPI and predates Python 3.11. It is installed without its pinned dependencies; here it
-is imported and asked to build worlds. Nothing stays patched: every change below lives inside a `with` block.
-A newer release ends the need for this module, and `import_safety_gymnasium` says so instead of guessing.
+Release 1.0.0 is the newest on PyPI and predates Python 3.11. It is installed without its pinned dependencies;
+here it is imported and asked to build worlds. Nothing stays patched: every change below lives inside a `with`
+block. A newer release ends the need for this module, and `import_safety_gymnasium` says so instead of
+guessing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,26 @@ import numpy as np
 from shapo.envs.physics import without_textures
 
 SUPPORTED_VERSION = "1.0.0"
+
+
+@contextmanager
+def _without_release_notices() -> Iterator[None]:
+    """Keep gymnasium-robotics from printing a notice about Adroit hands, which nothing here uses."""
+    try:
+        from farama_notifications import notifications
+    except ImportError:
+        yield
+        return
+    notice = notifications.pop("gymnasium_robotics", None)
+    try:
+        yield
+    finally:
+        if notice is not None:
+            notifications["gymnasium_robotics"] = notice
+
+
+with _without_release_notices():  # importing gymnasium imports its plugins, gymnasium-robotics among them
+    import gymnasium  # noqa: F401
 
 
 def import_safety_gymnasium() -> ModuleType:
@@ -44,7 +66,7 @@ def import_safety_gymnasium() -> ModuleType:
             f"safety-gymnasium=={SUPPORTED_VERSION}"
         )
     if "safety_gymnasium" not in sys.modules:
-        with _array_defaults_in_dataclasses(), _without_release_notices():
+        with _array_defaults_in_dataclasses():
             importlib.import_module("safety_gymnasium")
     return sys.modules["safety_gymnasium"]
 
@@ -59,7 +81,7 @@ def _array_defaults_in_dataclasses() -> Iterator[None]:
 
     def dataclass(cls=None, /, **options):
         def decorate(cls):
-            for name in cls.__dict__.get("__annotations__", {}):
+            for name in inspect.get_annotations(cls):
                 default = cls.__dict__.get(name)
                 if isinstance(default, np.ndarray):
                     setattr(cls, name, dataclasses.field(default_factory=default.copy))
@@ -75,32 +97,17 @@ def _array_defaults_in_dataclasses() -> Iterator[None]:
 
 
 @contextmanager
-def _without_release_notices() -> Iterator[None]:
-    """Keep gymnasium-robotics from printing, at import, a notice about Adroit hands that nothing here uses."""
-    try:
-        from farama_notifications import notifications
-    except ImportError:
-        yield
-        return
-    notice = notifications.pop("gymnasium_robotics", None)
-    try:
-        yield
-    finally:
-        if notice is not None:
-            notifications["gymnasium_robotics"] = notice
-
-
-@contextmanager
 def quick_worlds() -> Iterator[None]:
-    """Inside, safety_gymnasium compiles its worlds without textures and leaves numpy's global generator alone.
+    """Inside, safety_gymnasium builds worlds without textures and leaves numpy's global generator alone.
 
     Every world it compiles decodes a 191 MB skybox, which takes longer than all the rest of a build. Only the
-    compilation inside `safety_gymnasium.world` is exchanged; layouts and XML stay its own. And `Builder` seeds itself
-    from `np.random`: without the restored state, making one of our environments would change the caller's numbers.
+    compilation inside `safety_gymnasium.world` is exchanged; layouts and XML stay its own. And `Builder`
+    seeds itself from `np.random`: without the restored state, making one of our environments would change the
+    caller's numbers.
     """
     import_safety_gymnasium()
     world = importlib.import_module("safety_gymnasium.world")
-    random_state = np.random.get_state()
+    random_state = np.random.get_state()  # noqa: NPY002
     world.mujoco = SimpleNamespace(
         MjModel=SimpleNamespace(from_xml_string=lambda xml: without_textures(xml).compile()),
         MjData=mujoco.MjData,
@@ -110,4 +117,4 @@ def quick_worlds() -> Iterator[None]:
         yield
     finally:
         world.mujoco = mujoco
-        np.random.set_state(random_state)
+        np.random.set_state(random_state)  # noqa: NPY002
