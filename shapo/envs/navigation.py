@@ -322,3 +322,4 @@ def _place(model: mujoco.MjModel, body: int, xy: tuple[float, float], angle: flo
         start = model.jnt_qposadr[joint]
         model.qpos0[start : start + 3] = model.body_pos[body]
         model.qpos0[start + 3 : start + 7] = model.body_quat[body]
+        model.qpos_spring[start : start + 7] = model.qpos0[start : start + 7]

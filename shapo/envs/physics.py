@@ -16,7 +16,7 @@ import numpy as np
 # What a simulation needs to continue exactly: time, qpos, qvel, act, warm start, ctrl, mocap poses, ...
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 # The model fields a task may give another value in each world (see `Physics.restart`).
-_PLACED = ("body_pos", "body_quat", "qpos0")
+_PLACED = ("body_pos", "body_quat", "qpos0", "qpos_spring")
 
 
 def without_textures(xml: str) -> mujoco.MjSpec:
@@ -161,12 +161,15 @@ class Physics:
             mujoco.mj_forward(model, data)  # the derived quantities, which mj_step2 builds on
 
 
-def bare_loop(physics: Physics, controls: np.ndarray) -> None:
+def bare_loop(physics: Physics, controls: np.ndarray) -> list[mujoco.MjData]:
     """Step copies of the worlds as plainly as Python can call MuJoCo: the yardstick of the benchmarks.
 
     Args:
         physics: the worlds to copy; it is not changed.
         controls: (steps, n, nu).
+
+    Returns:
+        The copies' data after the last step.
     """
     models = [copy.deepcopy(model) for model in physics.models]
     datas = [copy.copy(data) for data in physics.datas]
@@ -175,3 +178,4 @@ def bare_loop(physics: Physics, controls: np.ndarray) -> None:
             data.ctrl[:] = row
             mujoco.mj_step(model, data, nstep=physics.frame_skip)
             mujoco.mj_forward(model, data)
+    return datas
