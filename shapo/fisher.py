@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from shapo.networks import GaussianActor, gaussian_kl, tanh_slopes
+from shapo.networks import GaussianActor, gaussian_kl
 
 
 def conjugate_gradient(
@@ -102,15 +102,14 @@ class GaussianFisher(Fisher):
         precision = torch.exp(-2 * actor.log_std()) / count
         layers = mlp.layers(actor.theta[:split].unsqueeze(0))
         for x in observation.split(2000):  # a chunk's activations stay in a core's cache
-            hidden = mlp.activations(x.unsqueeze(0), layers)
-            self._chunks.append((hidden, tanh_slopes(hidden)))
+            self._chunks.append(mlp.activations(x.unsqueeze(0), layers))
 
         def product(v: Tensor) -> Tensor:
             v_layers = mlp.layers(v[:split].unsqueeze(0))
             out, part = torch.zeros_like(v), v.new_empty(1, split)
-            for hidden, slopes in self._chunks:
-                u = mlp.tangent(hidden, slopes, layers, v_layers).mul_(precision)  # Σ⁻¹ J v / N
-                mlp.cotangent(u, hidden, slopes, layers, mlp.layers(part))
+            for hidden in self._chunks:
+                u = mlp.tangent(hidden, layers, v_layers).mul_(precision)  # Σ⁻¹ J v / N
+                mlp.cotangent(u, hidden, layers, mlp.layers(part))
                 out[:split] += part[0]
             out[split:] = 2 * v[split:]
             return out

@@ -24,7 +24,8 @@ class MLP:
     def __init__(self, sizes: tuple[int, ...]):
         self.sizes = tuple(sizes)
         self.shapes = [(n_out, n_in) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)]
-        self.num_parameters = sum(n_out * n_in + n_out for n_out, n_in in self.shapes)
+        self._split = [size for n_out, n_in in self.shapes for size in (n_out * n_in, n_out)]  # W₁, b₁, W₂, …
+        self.num_parameters = sum(self._split)
 
     def initialise(self, networks: int, rng: np.random.Generator) -> Tensor:
         """(K, P) weights and biases uniform in ±1/√fan_in: PyTorch's default, which SafePO and OmniSafe use."""
@@ -35,13 +36,11 @@ class MLP:
 
     def layers(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Views (W, b) of every layer, shapes (K, out, in) and (K, 1, out), of parameters (K, P)."""
-        views, start = [], 0
-        for n_out, n_in in self.shapes:
-            middle, end = start + n_out * n_in, start + n_out * (n_in + 1)
-            weight = theta[:, start:middle].unflatten(1, (n_out, n_in))
-            views.append((weight, theta[:, middle:end].unsqueeze(1)))
-            start = end
-        return views
+        parts = theta.split(self._split, dim=1)
+        return [
+            (weight.view(-1, n_out, n_in), bias.unsqueeze(1))
+            for weight, bias, (n_out, n_in) in zip(parts[::2], parts[1::2], self.shapes, strict=True)
+        ]
 
     def activations(self, x: Tensor, layers) -> list[Tensor]:
         """[x, h₁, …, output], each (K, N, width), of inputs (K, N, inputs)."""
@@ -52,29 +51,29 @@ class MLP:
         hidden.append(torch.baddbmm(bias, hidden[-1], weight.mT))
         return hidden
 
-    def tangent(self, hidden: list[Tensor], slopes: list[Tensor], layers, v_layers) -> Tensor:
+    def tangent(self, hidden: list[Tensor], layers, v_layers) -> Tensor:
         """J v, (K, N, outputs): how the output moves when the parameters move along v."""
         t = None
-        for h, (weight, _), (dweight, dbias), slope in zip(hidden, layers, v_layers, [*slopes, None], strict=False):
+        for h, out, (weight, _), (dweight, dbias) in zip(hidden, hidden[1:], layers, v_layers, strict=False):
             dz = torch.baddbmm(dbias, h, dweight.mT)  # dz = dW h + db + W t
             if t is not None:
                 dz.baddbmm_(t, weight.mT)
-            t = dz if slope is None else dz.mul_(slope)  # t = (1 − h²) dz
+            t = dz if out is hidden[-1] else times_tanh_slope(dz, out)
         return t
 
-    def cotangent(self, u: Tensor, hidden: list[Tensor], slopes: list[Tensor], layers, out_layers) -> None:
+    def cotangent(self, u: Tensor, hidden: list[Tensor], layers, out_layers) -> None:
         """Writes uᵀJ, summed over the N inputs, into the views `out_layers`; u is (K, N, outputs)."""
         for index in reversed(range(len(layers))):
             weight_out, bias_out = out_layers[index]
             torch.bmm(u.mT, hidden[index], out=weight_out)
             torch.sum(u, 1, keepdim=True, out=bias_out)
             if index:
-                u = torch.bmm(u, layers[index][0]).mul_(slopes[index - 1])
+                u = times_tanh_slope(torch.bmm(u, layers[index][0]), hidden[index])
 
 
-def tanh_slopes(hidden: list[Tensor]) -> list[Tensor]:
-    """1 − h² of the hidden layers of `MLP.activations`."""
-    return [1 - h * h for h in hidden[1:-1]]
+def times_tanh_slope(u: Tensor, h: Tensor) -> Tensor:
+    """u (1 − h²), in one pass: the derivative of h = tanh(z) along u, in either direction."""
+    return torch.ops.aten.tanh_backward(u, h)
 
 
 class GaussianActor:

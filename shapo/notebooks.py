@@ -1,10 +1,10 @@
 """Run the notebooks: `python -m shapo.notebooks --profile smoke --only 01,03 --jobs 2 -p seed 1`.
 
-Each notebook is executed by papermill in a kernel of its own, with one thread. Its `.ipynb` and an `.html` that
-needs no network go to `runs/notebooks/<profile>/`, complete or not at all. A failing notebook is reported with
-its cell and traceback, the others still run, and the exit status is 1; a mistake on the command line
-is 2 and starts nothing. What reads the command line uses the standard library only, because
-`run_all.sh` calls it before there is anything else.
+Each notebook is executed by papermill in a kernel of its own, with one thread. Its `.ipynb` and an `.html`
+that needs no network go to `runs/notebooks/<profile>/`, whole or not at all. A failing notebook is reported
+with its cell and traceback, the others still run, and the exit status is 1; a mistake on the command line
+is 2 and starts nothing. The command line is read with the standard library only, because `run_all.sh` has it
+checked before anything is installed.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +46,7 @@ class Outcome:
 
 
 def declared_parameters(path: Path) -> dict[str, Any]:
-    """The names and defaults that the cell tagged `parameters` declares; ValueError where they are not literals."""
+    """The names and defaults in the cell tagged `parameters`; ValueError where they are not plain literals."""
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         if "parameters" not in cell["metadata"].get("tags", []):
             continue
@@ -70,7 +71,9 @@ def parameter_value(name: str, text: str, default: Any) -> Any:
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if default is not None and type(value) is not type(default):
-        raise ValueError(f"parameter {name} takes a {type(default).__name__} such as {default!r}, not {text!r}")
+        raise ValueError(
+            f"parameter {name} takes a {type(default).__name__} such as {default!r}, not {text!r}"
+        )
     return value
 
 
@@ -101,10 +104,14 @@ def with_parameters(path: Path, profile: str, given: dict[str, str]) -> dict[str
 def parse(arguments: list[str] | None) -> Plan:
     """Read the command line; a mistake in it prints what is accepted and exits with status 2."""
     profiles = runpy.run_path(str(Path(__file__).with_name("profiles.py")))["PROFILES"]
-    parser = argparse.ArgumentParser(prog="shapo.notebooks", allow_abbrev=False, description="Run the notebooks.")
+    parser = argparse.ArgumentParser(
+        prog="shapo.notebooks", allow_abbrev=False, description="Run the notebooks."
+    )
     parser.add_argument("--profile", default="smoke", choices=list(profiles), help="how much to compute")
     parser.add_argument("--only", metavar="01,03", help="only these notebooks, by number")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; 0: one per core")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="notebooks at a time; 0: one per core"
+    )
     parser.add_argument("-p", nargs=2, action="append", default=[], dest="given", metavar=("NAME", "VALUE"))
     parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks", help="the folder they are in")
     parser.add_argument("--output", type=Path, help="where results go (default: runs/notebooks/<profile>)")
@@ -132,26 +139,37 @@ def describe(problem: Exception, executed: Any) -> str:
 
     lines = getattr(problem, "traceback", None) or [f"{type(problem).__name__}: {problem}"]
     started = [cell for cell in executed.cells if cell.metadata.get("papermill", {}).get("start_time")]
-    where = f"cell {started[-1].id!r} (In [{started[-1].get('execution_count')}])" if started else "no cell yet"
+    where = (
+        f"cell {started[-1].id!r} (In [{started[-1].get('execution_count')}])" if started else "no cell yet"
+    )
     trace = "\n".join(lines)
     return f"{where}\n{trace if sys.stdout.isatty() else strip_ansi(trace)}"
 
 
 def execute(path: Path, parameters: dict[str, Any], output: Path, progress: dict[str, Any]) -> Outcome:
-    """Execute one notebook and put its `.ipynb` and `.html`, also those of a failure, under their final names."""
+    """Execute one notebook, and put its `.ipynb` and `.html` in place even when it fails."""
     import nbformat
     from papermill import execute_notebook
+    from traitlets.config import Config
 
     from shapo.notebook_html import to_html
 
     start, failure = time.monotonic(), ""
     partial, page = output / f".{path.stem}.partial.ipynb", output / f".{path.stem}.partial.html"
     partial.unlink(missing_ok=True)
+    # Sockets in a folder of its own: kernels that are started together would race for the same TCP ports.
     try:
-        folder = {"metadata": {"path": str(path.parent)}}  # the kernel's working directory, as in JupyterLab
-        execute_notebook(
-            path, partial, parameters, progress_bar=progress, start_timeout=300, resources=folder
-        )
+        with TemporaryDirectory(prefix="shapo-") as sockets:
+            execute_notebook(
+                path,
+                partial,
+                parameters,
+                progress_bar=progress,
+                start_timeout=300,
+                coalesce_streams=True,  # a progress bar leaves its last line, not one for every update
+                resources={"metadata": {"path": str(path.parent)}},  # the working directory, as in JupyterLab
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+            )
     except Exception as problem:  # whatever stops one notebook must not stop the others
         executed = nbformat.read(partial, 4) if partial.exists() else nbformat.v4.new_notebook()
         failure = describe(problem, executed)
@@ -215,8 +233,8 @@ def run(plan: Plan) -> list[Outcome]:
             for outcome in (future.result() for future in done):
                 outcomes.append(outcome)
                 overall.update()
-                verb = f"FAILED {outcome.name} in {outcome.failure}" if outcome.failure else f"passed {outcome.name}"
-                tqdm.write(verb)
+                failed = f"FAILED {outcome.name} in {outcome.failure}"
+                tqdm.write(failed if outcome.failure else f"passed {outcome.name}")
     print(f"\nPeak memory of the notebooks running together: {peak / 2**20:.0f} MB")
     return sorted(outcomes, key=lambda outcome: outcome.name)
 
