@@ -84,8 +84,7 @@ set_up() { # PYTHON
 }
 
 add_peers() {
-    pip_install --no-build-isolation --editable '.[peers]'
-    pip_install --no-deps --requirement requirements/no-deps-peers.txt
+    pip_install --no-deps --requirement requirements/peers.txt
 }
 
 # The whole test command. Every stage runs, so that one call tells all that is wrong.

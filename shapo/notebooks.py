@@ -46,7 +46,7 @@ class Outcome:
 
 
 def declared_parameters(path: Path) -> dict[str, Any]:
-    """The names and defaults in the cell tagged `parameters`; ValueError where they are not plain literals."""
+    """The names and defaults in the cell tagged `parameters`; ValueError where they are no literals."""
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         if "parameters" not in cell["metadata"].get("tags", []):
             continue
@@ -72,7 +72,7 @@ def parameter_value(name: str, text: str, default: Any) -> Any:
         value = float(value)
     if default is not None and type(value) is not type(default):
         raise ValueError(
-            f"parameter {name} takes a {type(default).__name__} such as {default!r}, not {text!r}"
+            f"parameter {name} is of type {type(default).__name__}, such as {default!r}, and not {text!r}"
         )
     return value
 

@@ -1,0 +1,156 @@
+"""What the repository promises about itself: pins that agree, clean notebooks, nothing of one machine."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from shapo.notebooks import ROOT, declared_parameters
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINNED = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@cache
+def tracked() -> list[Path]:
+    """Every file git knows or would add."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [path for line in listed.stdout.splitlines() if (path := ROOT / line).is_file()]
+
+
+def requirements(name: str) -> dict[str, str]:
+    """name -> version of a file in requirements/, every line of which must be an exact pin."""
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
+    return pins([line for line in lines if line and not line.startswith("#")])
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    found = dict(re.fullmatch(r"([\w.-]+)==([\w.]+)", line).groups() for line in lines)
+    return {canonical(name): version for name, version in found.items()}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_conda_users_get_the_same_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, via_pip = environment["dependencies"]
+    assert (python, pip) == (f"python {PROJECT['requires-python']}", "pip")
+    constraint, *lines = via_pip["pip"]
+    assert constraint == "--constraint requirements/constraints.txt"
+    assert pins(lines) == pins(PINNED)
+    second_line = "pip install --no-deps -r requirements/no-deps.txt -e ."
+    assert second_line in (ROOT / "environment.yml").read_text()
+    assert second_line in (ROOT / "README.md").read_text()
+
+
+def test_constraints_hold_every_direct_pin_and_nothing_installed_without_dependencies():
+    constraints = requirements("constraints.txt")
+    assert pins(PINNED).items() <= constraints.items()
+    assert not constraints.keys() & (requirements("no-deps.txt").keys() | requirements("peers.txt").keys())
+
+
+def test_what_is_installed_is_what_is_pinned():
+    wanted = pins(PINNED) | requirements("no-deps.txt")
+    installed = {name: importlib.metadata.version(name).split("+")[0] for name in wanted}
+    assert installed == wanted
+
+
+def test_the_script_supports_the_pythons_that_the_package_supports():
+    script = (ROOT / "run_all.sh").read_text()
+    minors = [int(python.split(".")[1]) for python in re.search(r'supported="(.*)"', script)[1].split()]
+    assert PROJECT["requires-python"] == f">=3.{min(minors)},<3.{max(minors) + 1}"
+    assert minors == list(range(min(minors), max(minors) + 1))
+
+
+def test_every_import_is_declared():
+    declared = pins(PINNED).keys() | requirements("no-deps.txt").keys() | requirements("peers.txt").keys()
+    known = importlib.metadata.packages_distributions()
+    ours = {"shapo", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    sources = {path: path.read_text() for path in tracked() if path.suffix == ".py"}
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, 4).cells
+        lines = "\n".join(cell.source for cell in cells if cell.cell_type == "code").splitlines()
+        sources[path] = "\n".join(line for line in lines if not line.lstrip().startswith("%"))
+    for path, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                modules = {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules = {node.module.partition(".")[0]}
+            else:
+                continue
+            for module in modules - ours - sys.stdlib_module_names:
+                packages = {canonical(package) for package in known.get(module, [module])}
+                assert packages & declared, f"{path.relative_to(ROOT)} imports {module}, which is not pinned"
+
+
+def test_one_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+
+
+def test_continuous_integration_runs_the_test_command_of_the_readme():
+    assert "./run_all.sh test" in (ROOT / ".ci" / "run").read_text()
+    assert "./run_all.sh test" in (ROOT / "README.md").read_text()
+
+
+def test_nothing_names_one_machine():
+    personal = re.compile(rf"(?<![\w.])/(?:root|home|Users)/|{re.escape(str(ROOT))}\b")
+    scripts = ["run_all.sh", ".ci/run", "environment.yml", "pyproject.toml"]
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:  # a picture
+            continue
+        assert not personal.search(text), f"{path.relative_to(ROOT)} holds a path of one machine"
+        if path.parent.name == "requirements" or str(path.relative_to(ROOT)) in scripts:
+            assert "://" not in text, (
+                f"{path.relative_to(ROOT)} names a host; where packages come from is pip's setting"
+            )
+
+
+def test_functions_fit_on_a_screen():
+    for path in (ROOT / "shapo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                assert length < 70, f"{path.name}: {node.name} has {length} lines"
+
+
+def test_the_readme_lists_the_notebooks_there_are():
+    listed = set(re.findall(r"\(notebooks/(\w+\.ipynb)\)", (ROOT / "README.md").read_text()))
+    assert listed == {path.name for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_committed_as_a_source(path: Path):
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert notebook.cells[0].cell_type == "markdown", "prose first"
+    assert code[0].metadata.get("tags") == ["parameters"]
+    assert next(iter(declared_parameters(path).items())) == ("profile", "smoke")
+    for cell in notebook.cells:
+        assert not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f-]+)?", cell.id), f"cell {cell.id} has no readable name"
+    for cell in code:
+        assert not cell.outputs and cell.execution_count is None, (
+            f"cell {cell.id} has been committed with its output"
+        )
+        assert len(cell.source.splitlines()) <= 30, f"cell {cell.id} is longer than 30 lines"

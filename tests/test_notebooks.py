@@ -1,0 +1,275 @@
+"""The notebook runner and the options of run_all.sh, on small notebooks, as real processes."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import psutil
+import pytest
+
+from shapo import notebooks
+from shapo.notebook_html import mathml, to_html
+from shapo.notebooks import ROOT
+
+COMMAND = [sys.executable, "-m", "shapo.notebooks"]
+GOOD = r"""
+import os, sys
+from tqdm import tqdm
+for _ in tqdm(range(50), file=sys.stdout, mininterval=0):
+    pass
+print("got", profile, seed, rate, os.environ["OMP_NUM_THREADS"], os.getcwd())
+"""
+BAD = """
+def deep():
+    raise LookupError("the reason")
+deep()
+"""
+DEAD = "import os\nos._exit(9)"
+WIDGET = """
+import ipywidgets
+ipywidgets.interact(lambda x: None, x=(0, 9))
+"""
+SLOW = """
+import os, pathlib, time
+pathlib.Path("kernel.pid").write_text(str(os.getpid()))
+time.sleep(120)
+"""
+
+
+def write(folder: Path, name: str, *sources: str, prose: str = "# A title") -> None:
+    """A notebook with prose, a parameters cell and one code cell `step-N` for each source."""
+    folder.mkdir(exist_ok=True)
+    parameters = nbformat.v4.new_code_cell('profile = "smoke"\nseed = 0\nrate = 0.5', id="parameters")
+    parameters.metadata["tags"] = ["parameters"]
+    code = [nbformat.v4.new_code_cell(source, id=f"step-{i}") for i, source in enumerate(sources)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    notebook.cells = [nbformat.v4.new_markdown_cell(prose, id="prose"), parameters, *code]
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+
+
+def places(folder: Path) -> list[str]:
+    return ["--notebooks", str(folder / "notebooks"), "--output", str(folder / "results")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> SimpleNamespace:
+    """One run over notebooks of every kind; 09 is left out by --only."""
+    folder = tmp_path_factory.mktemp("finished")
+    source = folder / "notebooks"
+    write(source, "00_good", GOOD, prose=r"With $\delta = \frac{1}{2}$ and `$code$`.")
+    write(source, "01_bad", "before = 1", BAD, "print('never reached')")
+    write(source, "02_dead", DEAD)
+    write(source, "03_widget", WIDGET)
+    write(source, "09_left_out", GOOD)
+    options = [
+        "--profile",
+        "laptop",
+        "--only",
+        "00,01,2,03",
+        "--jobs",
+        "2",
+        "-p",
+        "seed",
+        "7",
+        "-p",
+        "rate",
+        "2",
+    ]
+    process = subprocess.run([*COMMAND, *places(folder), *options], cwd=ROOT, capture_output=True, text=True)
+    return SimpleNamespace(process=process, results=folder / "results", source=source)
+
+
+def test_a_failing_notebook_makes_the_exit_status_non_zero_and_is_explained(finished):
+    text = finished.process.stdout
+    assert finished.process.returncode == 1
+    assert re.search(r"FAILED 01_bad in cell 'step-1' \(In \[\d+\]\)", text)
+    assert "LookupError: the reason" in text and "in deep()" in text
+    assert not nbformat.read(finished.results / "01_bad.ipynb", 4).cells[-1].outputs
+    assert "the reason" in (finished.results / "01_bad.html").read_text()
+
+
+def test_a_kernel_that_dies_is_explained(finished):
+    assert re.search(r"FAILED 02_dead in cell 'step-0'.*\nDeadKernelError", finished.process.stdout)
+
+
+def test_the_others_still_run_and_the_summary_tells_all(finished):
+    rows = re.findall(r"^(\w+) +(passed|FAILED) +\d+\.\d$", finished.process.stdout, flags=re.M)
+    results = {"00_good": "passed", "01_bad": "FAILED", "02_dead": "FAILED", "03_widget": "passed"}
+    assert rows == list(results.items())
+
+
+def test_only_the_chosen_notebooks_leave_results_and_nothing_is_left_over(finished):
+    stems = ["00_good", "01_bad", "02_dead", "03_widget"]
+    expected = sorted([f"{stem}.{kind}" for stem in stems for kind in ("ipynb", "html")])
+    assert sorted(path.name for path in finished.results.iterdir() if path.name != ".lock") == expected
+
+
+def test_parameters_profile_thread_and_folder_reach_the_notebook(finished):
+    executed = nbformat.read(finished.results / "00_good.ipynb", 4)
+    (output,) = executed.cells[-1].outputs
+    *bar, last = output.text.splitlines()
+    assert last == f"got laptop 7 2.0 1 {finished.source}"
+    assert len(bar) == 1, "a progress bar leaves one line"
+
+
+def test_the_page_needs_no_network(finished):
+    pages = [(finished.results / f"{name}.html").read_text() for name in ("00_good", "03_widget")]
+    for page in pages:
+        assert not re.search(r"""<(?:script|link|img)[^>]*(?:src|href)=["']?https?:""", page)
+        assert "widget-view" not in page
+    assert "<mfrac>" in pages[0] and "$code$" in pages[0]
+    assert "open the notebook in JupyterLab" in pages[1]
+
+
+def test_a_widget_with_a_static_picture_beside_it_shows_the_picture():
+    data = {
+        "application/vnd.jupyter.widget-view+json": {"model_id": "1"},
+        "text/html": "<b>still</b>",
+        "text/plain": "x",
+    }
+    cell = nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output("display_data", data=data)])
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})
+    page = to_html(notebook, "title")
+    assert "<b>still</b>" in page and "JupyterLab to use" not in page
+    assert set(notebook.cells[0].outputs[0].data) == set(data), "the notebook itself keeps its widget"
+
+
+def test_a_formula_with_an_unknown_command_stays_readable():
+    assert mathml(r"\nosuchcommand{x} < 1") == r"$\nosuchcommand{x} &lt; 1$"
+    assert mathml("a^b^c", "block") == "$$a^b^c$$"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--profile", "huge"], "'smoke', 'laptop', 'paper'"),
+        (["--only", "00,77"], "no notebook 77; there are 00"),
+        (["--jobs", "-1"], "not -1"),
+        (["--jobs", "two"], "'two'"),
+        (["--onyl", "00"], "--onyl"),
+        (["-p", "sede", "1"], "00_good.ipynb declares no parameter sede; it has profile, seed, rate"),
+        (["-p", "seed", "1.5"], "parameter seed is of type int, such as 0, and not '1.5'"),
+        (["-p", "rate", "fast"], "parameter rate is of type float, such as 0.5, and not 'fast'"),
+        (["-p", "profile", "paper"], "--profile"),
+        (["-p", "seed"], "2 arguments"),
+    ],
+)
+def test_a_mistake_on_the_command_line_starts_nothing(tmp_path, capsys, options, message):
+    write(tmp_path / "notebooks", "00_good", GOOD)
+    with pytest.raises(SystemExit) as exit_:
+        notebooks.main([*places(tmp_path), *options])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_parameters_cell_that_computes_is_refused(tmp_path, capsys):
+    write(tmp_path / "notebooks", "00_good", GOOD)
+    path = tmp_path / "notebooks" / "00_good.ipynb"
+    path.write_text(path.read_text().replace("rate = 0.5", "rate = 1 / seed"))
+    with pytest.raises(SystemExit):
+        notebooks.main(places(tmp_path))
+    assert "00_good.ipynb: the parameters cell takes only lines `name = literal`" in capsys.readouterr().err
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A run in the middle of its only notebook, over the complete results of an earlier one."""
+    write(tmp_path / "notebooks", "00_slow", SLOW)
+    results = tmp_path / "results"
+    results.mkdir()
+    for kind in ("ipynb", "html"):
+        (results / f"00_slow.{kind}").write_text("earlier")
+    process = subprocess.Popen([*COMMAND, *places(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    marker = tmp_path / "notebooks" / "kernel.pid"
+    while not (marker.exists() and marker.read_text()):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    kernel = psutil.Process(int(marker.read_text()))
+    yield SimpleNamespace(process=process, results=results, kernel=kernel, folder=tmp_path)
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_leaves_the_earlier_results_whole_and_no_kernel(running, how):
+    running.process.send_signal(how)
+    running.process.wait()
+    for kind in ("ipynb", "html"):
+        assert (running.results / f"00_slow.{kind}").read_text() == "earlier"
+    psutil.wait_procs([running.kernel], timeout=60)
+    assert not running.kernel.is_running()
+    if how != signal.SIGKILL:  # which leaves nobody to tidy up
+        assert running.process.returncode == 130
+        assert not list(running.results.glob(".*partial*"))
+
+
+def test_a_second_run_into_the_same_folder_is_refused(running, capsys):
+    assert notebooks.main(places(running.folder)) == 2
+    assert "Another run" in capsys.readouterr().err
+
+
+@pytest.fixture
+def fresh_clone(tmp_path):
+    """What run_all.sh needs before set-up, and no .venv; returns a function that calls it."""
+    for name in ("run_all.sh", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    (tmp_path / "shapo").mkdir()
+    for name in ("notebooks.py", "profiles.py"):
+        shutil.copy(ROOT / "shapo" / name, tmp_path / "shapo")
+    write(tmp_path / "notebooks", "00_good", GOOD)
+
+    def call(*arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess:
+        environment = os.environ | {"PYTHON": python}
+        command = ["bash", "run_all.sh", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert not (tmp_path / ".venv").exists() and not (tmp_path / "runs").exists(), "something was started"
+        return done
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--nosuch", "unrecognized arguments: --nosuch"),
+        ("frobnicate", "unrecognized arguments: frobnicate"),
+        ("--profile huge", "invalid choice: 'huge'"),
+        ("--only 55", "no notebook 55"),
+        ("-p sede 1", "no parameter sede"),
+        ("test --profile paper", "test always uses the smoke profile"),
+        ("test --only 55", "no notebook 55"),
+        ("setup --nosuch", "setup takes only --peers"),
+        ("lab --nosuch", "unknown option for lab: --nosuch"),
+    ],
+)
+def test_mistakes_are_told_before_set_up(fresh_clone, arguments, message):
+    done = fresh_clone(*arguments.split())
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_help_needs_no_set_up(fresh_clone):
+    done = fresh_clone("test", "--help")
+    assert done.returncode == 0
+    for word in ("test", "setup", "lab", "--profile", "--only", "--jobs"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["setup"], []])
+def test_another_python_is_told_which_are_supported(fresh_clone, tmp_path, arguments):
+    old = tmp_path / "old-python"
+    old.write_text("#!/bin/sh\necho 3.9 /usr/bin/python3.9\n")
+    old.chmod(0o755)
+    done = fresh_clone(*arguments, python=str(old))
+    assert done.returncode == 2
+    assert "needs Python 3.11 or 3.12" in done.stderr and "is 3.9" in done.stderr
