@@ -179,7 +179,7 @@ def ball_surface(metric: NDArray, radius: float, count: int, rng: np.random.Gene
 def theorem1_table(
     road: RingRoad, theta: NDArray, fisher_delta: float, rho: float, count: int, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Both sides of Theorem 1 for policies on the Fisher and on the Euclidean ball around θ₀ (`ball_surface`).
+    """Both sides of Theorem 1 for policies on the Fisher and on the Euclidean `ball_surface` around θ₀.
 
     Returns:
         one row per policy: ball ("Fisher" or "Euclidean"), kl_max, kl_mean (under d^π₀), error (left side)
@@ -311,15 +311,19 @@ def pessimistic_weight(action: NDArray, advantage_sign: NDArray, delta: float) -
     return shifted_weight(action[..., None], shift[..., None])
 
 
-def shifted_weight(z: NDArray, shift: NDArray) -> NDArray:
-    """The weight of an action at z when the mean moves by `shift`, both in standard deviations, (..., m).
+def shifted_weight(z: NDArray, shift: NDArray, log_std_change: NDArray | float = 0.0) -> NDArray:
+    """The weight of an action at z when mean and log-std move by ζ and η; Proposition 3 in m dimensions.
 
-    Proposition 3 in m dimensions and for any shift ζ: the sample's gradient with respect to its own mean is
-    A z before and A (z − ζ) exp(z·ζ − ζ²/2) after; the weight is the second, measured along the first,
-    (1 − ζ·z/|z|²) exp(z·ζ − ζ²/2).
+    In units of the old standard deviations, the sample's gradient with respect to its mean is A z before and
+    A exp((|z|² − |Δ|²)/2 − Σ η) e^{−η} Δ after, Δ = e^{−η}(z − ζ). The weight is the second along the first.
+
+    Args:
+        z, shift: z and ζ, (..., m). log_std_change: η, (m,) or one number; zero in the paper.
     """
-    along, length = (z * shift).sum(-1), (z**2).sum(-1)
-    return (1 - along / length) * np.exp(along - 0.5 * (shift**2).sum(-1))
+    change = np.broadcast_to(log_std_change, z.shape[-1:])
+    moved = np.exp(-change) * (z - shift)
+    ratio = np.exp(0.5 * (z**2 - moved**2).sum(-1) - change.sum())
+    return ratio * (np.exp(-change) * moved * z).sum(-1) / (z**2).sum(-1)
 
 
 def crossover(advantage_sign: int, delta: float) -> float:
@@ -353,7 +357,7 @@ def sample_weights(
 
     Returns:
         a row per sample: distance, |z| = ‖(a − μ)/σ‖; weight; ratio, π_θ/π_θ₀; shift, ‖ζ‖, ζ = (μ_θ − μ)/σ;
-        towards, ζ·z/|z|, how far the mean moved towards the action; predicted, `shifted_weight(z, ζ)`.
+        towards, ζ·z/|z|, how far the mean moved towards the action; predicted, `shifted_weight(z, ζ, η)`.
     """
     network, std = actor.mlp.num_parameters, torch.exp(actor.log_std())
     mean = actor.mean(observation)
@@ -369,6 +373,7 @@ def sample_weights(
         weights.append((before * after).sum(1) / before.square().sum(1))
     ratio = torch.exp(actor.log_prob(observation, action, theta) - actor.log_prob(observation, action))
     z, shift = z.double().numpy(), shift.double().numpy()
+    change = (actor.log_std(theta) - actor.log_std()).double().numpy()
     distance = np.linalg.norm(z, axis=1)
     return pd.DataFrame(
         {
@@ -377,6 +382,6 @@ def sample_weights(
             "ratio": ratio.double().numpy(),
             "shift": np.linalg.norm(shift, axis=1),
             "towards": (z * shift).sum(1) / distance,
-            "predicted": shifted_weight(z, shift),
+            "predicted": shifted_weight(z, shift, change),
         }
     )
