@@ -1,0 +1,187 @@
+"""The figures: drawn from plain arrays, written as PNG and PDF, the same bytes every time."""
+
+import os
+import subprocess
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from shapo import figures
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def progress(seed: int) -> pd.DataFrame:
+    rng, steps = np.random.default_rng(seed), 20_000 * np.arange(1, 31)
+    return pd.DataFrame(
+        {
+            "steps": steps,
+            "episode_return": steps / 3e4 + rng.normal(size=30),
+            "episode_cost": 50 - steps / 2e4 + rng.normal(size=30),
+            "lagrangian_multiplier": steps / 1e6,
+        }
+    )
+
+
+def episode() -> dict[str, np.ndarray]:
+    t = np.linspace(0, 1, 400)
+    positions = np.stack([np.cos(9 * t), np.sin(7 * t)], axis=1)
+    cost = np.zeros(400)
+    cost[[37, 38, 201]] = 1
+    return {
+        "positions": positions,
+        "goals": np.repeat([[0.0, 1.0], [1.0, 0.5], [-1.0, 0.2], [0.5, -1.0]], 100, axis=0),
+        "hazards": np.array([[0.3, 0.3], [-0.6, -0.8], [1.2, 1.1]]),
+        "cost": cost,
+    }
+
+
+def geometry():
+    std = np.geomspace(1, 0.1, 9)
+    return figures.geometry(
+        [0, np.log(0.3)], {"Fisher": [-0.04, 0.09], "Euclidean": [-0.12, 0.05]},
+        np.diag([1 / 0.09, 2.0]), 0.02, 0.14,
+        pd.DataFrame({"std": std, "Fisher": np.full(9, 0.02), "Euclidean": 0.01 / std**2}),
+    )  # fmt: skip
+
+
+def theorem1():
+    rng = np.random.default_rng(0)
+    kl = 10 ** rng.uniform(-3, -1, 40)
+    table = pd.DataFrame({"ball": ["Fisher", "Euclidean"] * 20, "kl_max": kl, "error": kl * rng.random(40)})
+    sharpening = pd.DataFrame({"std": [1.0, 0.1] * 2, "ball": ["Fisher"] * 2 + ["Euclidean"] * 2})
+    return figures.theorem1(
+        table, 150, 15, sharpening.assign(bound=[1, 2, 1, 40], error=[1e-3, 1e-4, 1e-3, 5e-3])
+    )
+
+
+def quantile():
+    samples = np.random.default_rng(1).standard_normal((500, 2))
+    return figures.quantile(samples, [1.0, 0.0], -1.64, [-1.64, 0.0], [-1.64, 0.0])
+
+
+def agreement():
+    table = pd.DataFrame({"dimension": [2, 2, 5, 5], "distance": [0, 1e-15, 1e-9, 3e-9]})
+    reached = pd.DataFrame({"n": [10, 1000], "reached": [0.06, 0.05], "standard_error": [0.003, 0.003]})
+    return figures.agreement(table, reached, 0.05)
+
+
+def dial():
+    n = np.geomspace(10, 1e4, 20)
+    return figures.dial(n, {0.001: 0.4 * np.exp(-n / 1e3)}, {0.05: 1 / n}, (0.05, 1e-3, 1e3))
+
+
+def reweighting():
+    a, roots = (
+        np.linspace(0.1, 3, 30),
+        pd.DataFrame({"delta": [0.001, 0.1], "bad": [1.02, 1.2], "good": [0.98, 0.8]}),
+    )
+    return figures.reweighting(a, {0.001: a}, {0.001: 2 - a}, roots)
+
+
+def measured_weights():
+    rng = np.random.default_rng(2)
+    samples = pd.DataFrame({name: rng.normal(1, 0.1, 400) for name in ("weight", "predicted")})
+    samples = samples.assign(
+        advantage=rng.normal(size=400), towards=rng.normal(0, 0.03, 400), distance=rng.uniform(0, 3.3, 400)
+    )
+    a = np.linspace(0.1, 3.4, 20)
+    return figures.measured_weights(samples, 0.001, {"distance": a, "bad": a, "good": 2 - a})
+
+
+def learning_curves():
+    return figures.learning_curves(
+        {"PIDLag": [progress(0), progress(1)], "SHAPO": [progress(2)]}, cost_limit=10
+    )
+
+
+def trajectory():
+    return figures.trajectory(**episode(), title="an episode")
+
+
+FIGURES = (
+    geometry, theorem1, quantile, agreement, dial, reweighting, measured_weights, learning_curves, trajectory,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
+def test_every_figure_is_written_twice_with_the_same_bytes(draw, tmp_path):
+    first = figures.save(draw(), "figure", folder=tmp_path / "first")
+    second = figures.save(draw(), "figure", folder=tmp_path / "second")
+    assert [path.suffix for path in first] == [".png", ".pdf"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    height, width, _ = plt.imread(first[0]).shape
+    assert width / 200 > 2.5 and height / 200 > 1.5  # inches at 200 dots, at least
+    assert b"CreationDate" not in first[1].read_bytes()
+
+
+def test_the_bytes_do_not_depend_on_the_process(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_figures as t;"
+        "t.figures.save(t.learning_curves(), 'figure', folder=Path(sys.argv[1]))"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    arguments = [sys.executable, "-c", code, str(tmp_path / "there"), os.path.dirname(__file__)]
+    subprocess.run(arguments, check=True, env=environment)
+    for path in figures.save(learning_curves(), "figure", folder=tmp_path / "here"):
+        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes()
+
+
+def test_smoke_does_not_overwrite_the_shipped_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    for profile, folder in (("smoke", "figures/smoke"), ("laptop", "figures"), ("paper", "figures")):
+        for path in figures.save(dial(), f"dial_{profile}", profile):
+            assert path.parent == tmp_path / folder and path.exists()
+
+
+def test_learning_curves_show_the_mean_each_seed_and_the_limit():
+    fig = learning_curves()
+    _, cost, _ = fig.axes
+    by_label = {line.get_label(): line for line in cost.lines}
+    expected = (progress(0)["episode_cost"] + progress(1)["episode_cost"]) / 2
+    np.testing.assert_allclose(by_label["PIDLag"].get_ydata(), expected)
+    assert len(cost.lines) == 2 + 1 + 1 + 1  # two seeds and their mean, one seed, the limit
+    assert set(by_label["limit 10"].get_ydata()) == {10}
+
+
+def test_learning_curves_name_a_missing_column():
+    with pytest.raises(ValueError, match=r"'SHAPO' has no column.*episode_cost"):
+        figures.learning_curves({"SHAPO": [progress(0).drop(columns="episode_cost")]})
+
+
+def test_the_trajectory_marks_where_cost_was_paid():
+    (axis, *_) = trajectory().axes
+    (paid,) = (line for line in axis.lines if line.get_label().startswith("cost paid"))
+    np.testing.assert_array_equal(np.stack(paid.get_data(), 1), episode()["positions"][[37, 38, 201]])
+    assert "(3)" in paid.get_label()
+
+
+def test_the_animation_loses_no_cost_between_its_frames():
+    result = figures.trajectory_animation(**episode(), frames=9)
+    times = list(result.new_frame_seq())
+    assert len(times) == 9 and times[0] == 0 and times[-1] == 399
+    _, paid, goal, agent, caption = result._func(399)
+    assert len(paid.get_xdata()) == 3
+    np.testing.assert_array_equal([goal.center, agent.center], [[0.5, -1.0], episode()["positions"][-1]])
+    assert caption.get_text() == "step 400, goals 3, cost 3"
+    assert "<img" in result.to_jshtml()
+    assert not plt.get_fignums()  # a notebook would show the still picture too
+
+
+def test_shapes_that_do_not_match_are_refused():
+    wrong = episode() | {"goals": np.zeros((3, 2))}
+    for draw in (figures.trajectory, figures.trajectory_animation):
+        with pytest.raises(ValueError, match=r"\(400, 2\) and \(3, 2\)"):
+            draw(**wrong)
