@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The one entry: sets up .venv when needed, then runs the notebooks, the tests or JupyterLab. See usage below.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+cd -P "$(dirname "${BASH_SOURCE[0]}")"
 
 supported="3.11 3.12" # as requires-python in pyproject.toml
 
@@ -32,13 +32,14 @@ fail() { # MESSAGE: nothing was started
     exit 2
 }
 
-# Prints the path of a supported Python: the one .venv was made with, if any. _base_executable looks through a
-# virtual environment, which a set-up removes, to the interpreter behind it.
+# Prints the path of a supported Python: the one .venv was made with, if any. _base_executable looks through
+# virtual environments to the interpreter behind them; it cannot where a .venv was left half removed.
 find_python() {
     local candidate answer seen=""
     for candidate in ${PYTHON:-.venv/bin/python python3.11 python3.12 python3 python}; do
         answer="$("$candidate" -I -S -c 'import sys
 print("%d.%d" % sys.version_info[:2], getattr(sys, "_base_executable", "") or sys.executable)' 2>/dev/null)" || continue
+        case "${answer#* }" in "$PWD/.venv/"*) continue ;; esac
         case " $supported " in
             *" ${answer%% *} "*) printf '%s\n' "${answer#* }" && return ;;
         esac
