@@ -50,6 +50,7 @@ from shapo.networks import GaussianActor
 from shapo.notebooks import ONE_THREAD, ROOT
 from shapo.run import provenance
 from shapo.sharpness import EuclideanSAM, FisherSAM
+from shapo.store import write_atomically
 from shapo.training import Trainer, one_thread, train
 
 TASK = "PointGoal1-v0"
@@ -108,11 +109,12 @@ def _answer(name: str, arguments: str, cores: str, result: str) -> None:
 
 
 def alternate(
-    benchmark: str, sides: Mapping[str, Callable[[], dict]], repeats: int, unit: str
+    benchmark: str, sides: Mapping[str, Callable[[], dict]], repeats: int, units: Mapping[str, str] | str
 ) -> pd.DataFrame:
     """Measures all sides `repeats` times, in turn and every other round in reverse: a drift hits all alike.
 
-    A side returns its values by the name of the quantity, and may add a "note".
+    A side returns its values by the name of the quantity, and may add a "note". units: of each quantity or of
+    all.
     """
     rows = []
     with tqdm(total=repeats * len(sides), desc=benchmark, unit="probe", file=sys.stdout) as bar:
@@ -120,7 +122,9 @@ def alternate(
             for side in list(sides)[:: -1 if repeat % 2 else 1]:
                 values = sides[side]()
                 note = values.pop("note", "")
-                rows += [(benchmark, q, side, repeat, value, unit, note) for q, value in values.items()]
+                for quantity, value in values.items():
+                    unit = units if isinstance(units, str) else units[quantity]
+                    rows.append((benchmark, quantity, side, repeat, value, unit, note))
                 bar.update()
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -154,31 +158,36 @@ def _actions(steps: int, shape: Sequence[int]) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (steps, *shape))
 
 
-def step_env(side: str, num_envs: int, steps: int) -> dict:
-    """Probe: environment steps per second; with steps ≥ 1000, of whole episodes with their resets."""
+def run_env(side: str, num_envs: int, steps: int, resets: int) -> dict:
+    """Probe: steps per second, with steps ≥ 1000 of whole episodes; milliseconds of one reset."""
     env = _make(side, num_envs)
     actions = _actions(steps, env.action_space.shape)
     for action in actions[:20]:
         env.step(action)
-    env.reset(seed=0)
+    start = time.perf_counter()
+    for _ in range(resets):
+        env.reset()
+    reset_ms = 1e3 * (time.perf_counter() - start) / (resets * num_envs)
     start = time.perf_counter()
     for action in actions:
         env.step(action)
-    seconds = time.perf_counter() - start
+    rate = steps * num_envs / (time.perf_counter() - start)
     env.close()
-    return {"steps": steps * num_envs / seconds, "note": f"environments: {num_envs}"}
+    return {"steps": rate, "reset": reset_ms, "note": f"environments: {num_envs}"}
 
 
-def environment_steps(repeats: int, steps: int, num_envs: int = 20, their_envs: int = 10) -> pd.DataFrame:
-    """Environment steps per second: ours on one core and on two, safety_gymnasium's single and async."""
-    probe = partial(partial, run_apart, step_env, steps=steps)
+def environments(
+    repeats: int, steps: int, resets: int, num_envs: int = 20, their_envs: int = 10
+) -> pd.DataFrame:
+    """Steps per second, and resets: ours on one core and on two, safety_gymnasium's single and async."""
+    probe = partial(partial, run_apart, run_env, steps=steps, resets=resets)
     sides = {
         "shapo": probe(side="shapo", num_envs=num_envs),
         "shapo, two cores": probe(side="shapo, two cores", num_envs=num_envs, cores=CORES),
         "safety_gymnasium": probe(side="safety_gymnasium", num_envs=1),
         "safety_gymnasium async": probe(side="safety_gymnasium async", num_envs=their_envs, cores=CORES),
     }
-    return alternate("environment_steps", sides, repeats, "steps/s")
+    return alternate("environments", sides, repeats, {"steps": "steps/s", "reset": "ms"})
 
 
 def step_physics(num_envs: int, steps: int) -> dict:
@@ -233,26 +242,9 @@ def memory(repeats: int, num_envs: int = 20) -> pd.DataFrame:
     return pd.concat([rows, skipped("memory", "memory", "safety_gymnasium", "MB", why)], ignore_index=True)
 
 
-def reset_env(side: str, num_envs: int, calls: int) -> dict:
-    """Probe: milliseconds one environment's reset takes."""
-    env = _make(side, num_envs)
-    start = time.perf_counter()
-    for _ in range(calls):
-        env.reset()
-    return {"reset": 1e3 * (time.perf_counter() - start) / (calls * num_envs)}
-
-
-def resets(repeats: int, calls: int) -> pd.DataFrame:
-    """Time of one environment's reset on one core."""
-    probe = partial(partial, run_apart, reset_env, calls=calls)
-    sides = {
-        "shapo": probe(side="shapo", num_envs=20),
-        "safety_gymnasium": probe(side="safety_gymnasium", num_envs=1),
-    }
-    return alternate("resets", sides, repeats, "ms")
-
-
 # --- training ---
+
+UNITS = {"steps": "steps/s", "rollout": "s/epoch", "update": "s/epoch"}
 
 
 def _config(epochs: int, steps_per_epoch: int, **settings) -> Config:
@@ -327,7 +319,7 @@ def best_omnisafe_setting(
     if not omnisafe_is_installed():
         return settings[0], skipped("omnisafe_settings", "steps", "OmniSafe", "steps/s")
     sides = {f"{n} × {k}": _omnisafe_run((n, k), 1, steps_per_epoch) for n, k in settings}
-    rows = alternate("omnisafe_settings", sides, 1, "steps/s").query("quantity == 'steps'")
+    rows = alternate("omnisafe_settings", sides, 1, UNITS).query("quantity == 'steps'")
     return settings[int(rows["value"].argmax())], rows
 
 
@@ -341,8 +333,7 @@ def training(
     sides = {"shapo": partial(train_two, epochs=epochs, steps_per_epoch=steps_per_epoch)}
     if omnisafe_is_installed():
         sides["OmniSafe"] = _omnisafe_run(setting, epochs, steps_per_epoch)
-    rows = alternate("training", sides, repeats, "steps/s")
-    rows.loc[rows["quantity"] != "steps", "unit"] = "s/epoch"
+    rows = alternate("training", sides, repeats, UNITS)
     if omnisafe_is_installed():
         return rows
     return pd.concat([rows, skipped("training", "steps", "OmniSafe", "steps/s")], ignore_index=True)
@@ -458,24 +449,16 @@ class Comparison:
     limit: float | None = None  # of our own value, in its unit: at most this
 
 
-_SAFETY, _ASYNC = "safety_gymnasium", "safety_gymnasium async"
+_ENVS, _SAFETY, _ASYNC = "environments", "safety_gymnasium", "safety_gymnasium async"
 COMPARISONS = tuple(
     Comparison(*row)
     for row in (
-        (
-            "env steps, two cores: async × 10",
-            "environment_steps",
-            "steps",
-            "shapo, two cores",
-            _ASYNC,
-            "more",
-            10,
-        ),
-        ("env steps, our one core: async × 10", "environment_steps", "steps", "shapo", _ASYNC, "more"),
-        ("env steps, one core: single env", "environment_steps", "steps", "shapo", _SAFETY, "more"),
+        ("env steps, two cores: async × 10", _ENVS, "steps", "shapo, two cores", _ASYNC, "more", 10),
+        ("env steps, our one core: async × 10", _ENVS, "steps", "shapo", _ASYNC, "more"),
+        ("env steps, one core: single env", _ENVS, "steps", "shapo", _SAFETY, "more"),
         ("env steps, one core: bare MuJoCo", "physics", "steps", "shapo", "bare MuJoCo", "more", 0.7),
+        ("reset of an environment", _ENVS, "reset", "shapo", _SAFETY, "less", None, 2),
         ("memory of 20 environments", "memory", "memory", "shapo", _SAFETY, "less", None, 100),
-        ("reset of an environment", "resets", "reset", "shapo", _SAFETY, "less", None, 2),
         ("training steps, two cores: OmniSafe", "training", "steps", "shapo", "OmniSafe", "more", 8),
         ("Fisher solve: double backward", "pieces", "Fisher solve", "shapo", "double backward", "less"),
         ("critic pass: autograd", "pieces", "critic pass", "shapo", "autograd", "less"),
@@ -484,13 +467,11 @@ COMPARISONS = tuple(
         ("full SHAPO epoch / vanilla", "epochs", "total", "SHAPO", "vanilla", "cost", 1.35),
     )
 )
-
-
 EPOCH_TARGETS = {c.ours: c.target for c in COMPARISONS if c.benchmark == "epochs"}
 
 
 def compare(measurements: pd.DataFrame) -> pd.DataFrame:
-    """A row per comparison whose measurements are there.
+    """A row per comparison of whose sides there are measurements, or rows that say why not.
 
     Columns: comparison; ours, theirs (medians), unit; ratio (median of the paired repeats), low, high (its
     extremes); target of the ratio; reached (None: no target, or nothing measured); better; note.
@@ -500,9 +481,9 @@ def compare(measurements: pd.DataFrame) -> pd.DataFrame:
     for comparison in COMPARISONS:
         found = measurements.query("benchmark == @comparison.benchmark and quantity == @comparison.quantity")
         found = found[found["side"].isin([comparison.ours, comparison.theirs])]
-        if len(found):
+        if found["side"].nunique() == 2:
             rows.append(_compared(comparison, found))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"reached": object})  # True, False and None, not one of NumPy's
 
 
 def _compared(comparison: Comparison, rows: pd.DataFrame) -> dict:
@@ -529,12 +510,22 @@ def epoch_parts(measurements: pd.DataFrame) -> pd.DataFrame:
     return parts.loc[list(VARIANTS), ["rollout", "actor", "critics"]]
 
 
-def with_provenance(measurements: pd.DataFrame) -> pd.DataFrame:
-    """The measurements with commit, machine and package versions in every row, as they are stored."""
+def summary(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Median, smallest and largest value of every side, for reading."""
+    groups = measurements.groupby(["quantity", "side", "unit", "note"], sort=False, dropna=False)["value"]
+    return groups.agg(["median", "min", "max"]).reset_index()
+
+
+def store(measurements: pd.DataFrame, folder: Path) -> Path:
+    """Writes benchmarks.csv: the measurements with commit, machine and package versions in every row."""
     here = provenance()
     versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
     machine = f"{here['machine']}, {os.cpu_count()} cores"
-    return measurements.assign(machine=machine, commit=here["commit"], versions=versions)
+    table = measurements.assign(machine=machine, commit=here["commit"], versions=versions)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "benchmarks.csv"
+    write_atomically(path, table.to_csv(index=False).encode())
+    return path
 
 
 if __name__ == "__main__":
