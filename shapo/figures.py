@@ -221,7 +221,8 @@ def quantile(
     """Proposition 2 in two dimensions: draws from Q, the α-tail, its most likely point, and ε_Down.
 
     Args:
-        samples: θ − θ₀ (N, 2). gradient: g (2,). limit: z_α σ. most_likely: the optimiser's point (2,).
+        samples: θ − θ₀ (N, 2), of which 4000 are shown.
+        gradient: g (2,). limit: z_α σ. most_likely: the optimiser's point (2,).
         step: ε_Down (2,).
     """
     samples, gradient = np.asarray(samples), np.asarray(gradient, dtype=float)
@@ -230,7 +231,7 @@ def quantile(
     fig, (plane, histogram) = _canvas(PAGE, 2.9, 2, width_ratios=(1, 1.25))
 
     for chosen, colour in ((~tail, GREY), (tail, ORANGE)):
-        plane.plot(*samples[chosen].T, ".", ms=1.6, alpha=0.55, color=colour, rasterized=True)
+        plane.plot(*samples[:4000][chosen[:4000]].T, ".", ms=1.6, alpha=0.55, color=colour, rasterized=True)
     reach = 1.05 * np.abs(samples).max(0)
     x, y = np.meshgrid(np.linspace(-reach[0], reach[0], 200), np.linspace(-reach[1], reach[1], 200))
     plane.contourf(x, y, x * gradient[0] + y * gradient[1], [-1e9, limit], colors=[ORANGE], alpha=0.15)
@@ -451,6 +452,26 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
         r"$\zeta\cdot z/|z|$ [standard deviations]",
         "density",
     )
+    return fig
+
+
+def dilution(table: pd.DataFrame) -> Figure:
+    """How much of Proposition 3's shift a sample gets for itself, over the number of samples that share it.
+
+    Args:
+        table: columns samples, share: a row per batch; share is one where each sample stands alone.
+    """
+    fig, (axis,) = _canvas(COLUMN, 2.3)
+    mean = table.groupby("samples")["share"].mean()
+    axis.loglog(table["samples"], table["share"].where(table["share"] > 0), ".", ms=3, color=GREY, alpha=0.6)
+    axis.loglog(mean.index, mean, "o-", ms=4, color=SHAPO)
+    axis.axhline(1, color=BLACK, lw=0.9, ls="--")
+    axis.annotate(
+        "alone (Prop. 3)", (mean.index[-1], 1), (0, -9), ha="right", fontsize=7, textcoords="offset points"
+    )
+    axis.set_ylim(0.01, 1.5)
+    _plain_log(axis.yaxis)
+    _say(axis, "", "samples in the batch", "a sample's share of the shift")
     return fig
 
 
