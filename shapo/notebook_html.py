@@ -1,9 +1,11 @@
 """An executed notebook as one HTML file that reads the same without a network.
 
 nbconvert's own page fetches MathJax, require.js and the widget manager from other hosts. Here formulas are
-MathML, which browsers draw by themselves, and widgets give way to the static output beside them.
+MathML, which browsers draw by themselves, widgets give way to the static output beside them, and the buttons
+of matplotlib's animations are characters instead of a font from elsewhere.
 """
 
+import re
 from copy import deepcopy
 
 from latex2mathml.converter import convert
@@ -17,7 +19,20 @@ WITHOUT_SCRIPTS = """
 {%- block html_head_js -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block html_head_css -%}
+<style>
+.fa { font-style: normal; display: inline-block; }
+.fa-minus::before { content: "\\2212"; } .fa-plus::before { content: "+"; }
+.fa-fast-backward::before { content: "|\\25C0\\FE0E"; } .fa-fast-forward::before { content: "\\25B6\\FE0E|"; }
+.fa-step-backward::before { content: "\\2039"; } .fa-step-forward::before { content: "\\203A"; }
+.fa-play::before { content: "\\25B6\\FE0E"; } .fa-pause::before { content: "\\25A0"; }
+.fa-flip-horizontal { transform: scaleX(-1); }
+</style>
+{%- endblock -%}
 """
+FONT = re.compile(
+    r"<link[^>]*font-awesome[^>]*>"
+)  # of animation.to_jshtml, which the style above stands in for
 
 
 def mathml(formula: str, display: str = "inline") -> str:
@@ -54,6 +69,8 @@ def _static(data: dict[str, str]) -> dict[str, str]:
     kept = {kind: value for kind, value in data.items() if kind != WIDGET}
     if WIDGET in data and set(kept) <= {"text/plain"}:
         kept = {"text/html": "<em>A widget: open the notebook in JupyterLab to use it.</em>"}
+    if "text/html" in kept:
+        kept["text/html"] = FONT.sub("", kept["text/html"])
     if "text/latex" in kept and "text/html" not in kept:
         kept["text/html"] = mathml(kept["text/latex"].strip().strip("$").strip(), display="block")
     return kept

@@ -34,6 +34,10 @@ deep()
 DEAD = "import os\nos._exit(9)"
 WIDGET = """
 import ipywidgets
+from IPython.display import HTML, display
+from matplotlib import animation, pyplot
+display(HTML(animation.FuncAnimation(pyplot.figure(), lambda frame: [], frames=2).to_jshtml()))
+pyplot.close("all")
 ipywidgets.interact(lambda x: None, x=(0, 9))
 """
 SLOW = """
@@ -127,6 +131,8 @@ def test_the_page_needs_no_network(finished):
         assert "widget-view" not in page
     assert "<mfrac>" in pages[0] and "$code$" in pages[0]
     assert "open the notebook in JupyterLab" in pages[1]
+    icons = set(re.findall(r'class="fa (fa-[\w-]+)', pages[1]))
+    assert icons and all(f".{icon}::before" in page for page in pages for icon in icons)
 
 
 def test_a_widget_with_a_static_picture_beside_it_shows_the_picture():
