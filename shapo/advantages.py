@@ -34,7 +34,12 @@ class Rollout:
 
 
 def collect(
-    env, actor: GaussianActor, normalizer: RunningNormalizer, observation: np.ndarray, steps: int, rng: np.random.Generator
+    env,
+    actor: GaussianActor,
+    normalizer: RunningNormalizer,
+    observation: np.ndarray,
+    steps: int,
+    rng: np.random.Generator,
 ) -> tuple[Rollout, np.ndarray]:
     """Rolls the policy out for `steps` steps of every environment from `observation` (n, obs), which is not normalised.
 
@@ -91,14 +96,18 @@ def gae(
     return advantage
 
 
-def make_batch(rollout: Rollout, critics: Critics, gammas: tuple[float, float], lambdas: tuple[float, float]) -> Batch:
+def make_batch(
+    rollout: Rollout, critics: Critics, gammas: tuple[float, float], lambdas: tuple[float, float]
+) -> Batch:
     """Values, advantages and critic targets of a rollout; gammas and lambdas are (reward's, cost's)."""
     steps, n = rollout.reward.shape
     observation = rollout.observation.reshape(steps * n, -1)
     value = critics.values(observation).numpy().astype(np.float64).reshape(2, steps, n)
     last = critics.values(rollout.next_observation).numpy()
     next_value = np.concatenate([value[:, 1:], last[:, None]], axis=1)
-    if rollout.final_observation:  # an episode that ended: the state that followed is its own last, not the reset's first
+    if (
+        rollout.final_observation
+    ):  # an episode that ended: the state that followed is its own last, not the reset's first
         where = np.array(list(rollout.final_observation))
         final = critics.values(torch.stack(list(rollout.final_observation.values()))).numpy()
         next_value[:, where[:, 0], where[:, 1]] = final

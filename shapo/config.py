@@ -23,7 +23,9 @@ class Config:
     """
 
     task: str = "PointGoal1-v0"  # a name in shapo.envs.TASKS
-    algorithm: str | TrustRegion = "PIDLag"  # a name in shapo.algorithms.ALGORITHMS, or an instance with its own settings
+    algorithm: str | TrustRegion = (
+        "PIDLag"  # a name in shapo.algorithms.ALGORITHMS, or an instance with its own settings
+    )
     actor: Perturbation | None = None  # FisherSAM: SHAPO; EuclideanSAM: E-SAM; None: the baseline
     critic: EuclideanSAM | None = None  # SAM of both critics; None: plain
     total_steps: int = 2_000_000  # environment steps, all environments together
@@ -52,7 +54,9 @@ class Config:
         if not isinstance(self.algorithm, TrustRegion):
             raise TypeError(f"algorithm must be a name or a TrustRegion instance; got {self.algorithm!r}")
         if self.actor is not None and (isinstance(self.actor, type) or not callable(self.actor)):
-            raise TypeError(f"actor must be None or a perturbation such as FisherSAM(0.001); got {self.actor!r}")
+            raise TypeError(
+                f"actor must be None or a perturbation such as FisherSAM(0.001); got {self.actor!r}"
+            )
         if self.critic is not None and not isinstance(self.critic, EuclideanSAM):
             raise TypeError(f"critic must be None or EuclideanSAM(rho); got {self.critic!r}")
         if self.cost_limit is None:
@@ -74,7 +78,11 @@ class Config:
             ("gae_lambda", 0, 1), ("cost_gae_lambda", 0, 1),
         ):  # fmt: skip
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not math.isfinite(value) or not lowest <= value <= highest:
+            if (
+                not isinstance(value, int | float)
+                or not math.isfinite(value)
+                or not lowest <= value <= highest
+            ):
                 raise ValueError(f"{name} must be a finite number from {lowest} to {highest}; got {value!r}")
         if self.steps_per_epoch % self.num_envs:
             raise ValueError(
@@ -108,7 +116,11 @@ def describe(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
         inside = kind.__module__.split(".")[0] == "shapo"
-        name = {"class": kind.__qualname__} if inside else {"class": kind.__qualname__, "source": _source_hash(kind)}
+        name = (
+            {"class": kind.__qualname__}
+            if inside
+            else {"class": kind.__qualname__, "source": _source_hash(kind)}
+        )
         return name | {field.name: describe(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, list | tuple):
         return [describe(item) for item in value]
@@ -121,7 +133,9 @@ def _source_hash(kind: type) -> str:
     try:
         source = "".join(inspect.getsource(base) for base in kind.__mro__ if _user_defined(base))
     except (OSError, TypeError) as error:
-        raise TypeError(f"the source of {kind.__qualname__} cannot be read, so its runs cannot be named") from error
+        raise TypeError(
+            f"the source of {kind.__qualname__} cannot be read, so its runs cannot be named"
+        ) from error
     return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 

@@ -9,6 +9,7 @@ a critic minibatch is one `cotangent`, several times faster than a graph built f
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,14 +24,15 @@ class MLP:
 
     def __init__(self, sizes: tuple[int, ...]):
         self.sizes = tuple(sizes)
-        self.shapes = [(n_out, n_in) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)]
+        self.shapes = [(n_out, n_in) for n_in, n_out in pairwise(sizes)]
         self._split = [size for n_out, n_in in self.shapes for size in (n_out * n_in, n_out)]  # W₁, b₁, W₂, …
         self.num_parameters = sum(self._split)
 
     def initialise(self, networks: int, rng: np.random.Generator) -> Tensor:
         """(K, P) weights and biases uniform in ±1/√fan_in: PyTorch's default, which SafePO and OmniSafe use."""
         parts = [
-            rng.uniform(-1, 1, (networks, n_out * (n_in + 1))) / math.sqrt(n_in) for n_out, n_in in self.shapes
+            rng.uniform(-1, 1, (networks, n_out * (n_in + 1))) / math.sqrt(n_in)
+            for n_out, n_in in self.shapes
         ]
         return torch.as_tensor(np.concatenate(parts, axis=1), dtype=torch.float32)
 

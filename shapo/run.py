@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,14 @@ from torch import Tensor
 
 from shapo.config import METHOD_VERSION, Config, describe
 from shapo.networks import GaussianActor, RunningNormalizer
-from shapo.store import CorruptCheckpointError, load_checkpoint, runs_folder, save_checkpoint, unprefixed, write_atomically
+from shapo.store import (
+    CorruptCheckpointError,
+    load_checkpoint,
+    runs_folder,
+    save_checkpoint,
+    unprefixed,
+    write_atomically,
+)
 
 TABLES = ("progress", "episodes", "timing")
 
@@ -110,8 +118,10 @@ class Run:
 
     def _action_dim(self, arrays: dict[str, np.ndarray]) -> int:
         sizes = (len(arrays["normalizer/mean"]), *self.config.hidden_sizes)
-        hidden = sum(n_out * (n_in + 1) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True))
-        return (len(arrays["actor/theta"]) - hidden) // (sizes[-1] + 2)  # weights, bias and log σ of each action
+        hidden = sum(n_out * (n_in + 1) for n_in, n_out in pairwise(sizes))
+        return (len(arrays["actor/theta"]) - hidden) // (
+            sizes[-1] + 2
+        )  # weights, bias and log σ of each action
 
     def load(self) -> tuple[dict[str, np.ndarray], dict]:
         """(arrays, meta) of the checkpoint. Raises CorruptCheckpointError, FileNotFoundError."""
@@ -149,7 +159,9 @@ class Run:
     def pack_tables(tables: dict[str, list[dict]]) -> dict[str, np.ndarray]:
         """Tables as arrays for a checkpoint, one per column."""
         frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
-        return {f"{name}:{column}": frame[column].to_numpy() for name, frame in frames.items() for column in frame}
+        return {
+            f"{name}:{column}": frame[column].to_numpy() for name, frame in frames.items() for column in frame
+        }
 
     @staticmethod
     def unpack_tables(arrays: dict[str, np.ndarray]) -> dict[str, pd.DataFrame]:
@@ -172,7 +184,8 @@ def provenance() -> dict:
     """Package versions, commit and machine of this process."""
     names = ("torch", "numpy", "mujoco", "gymnasium", "safety-gymnasium")
     return {
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names},
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in names},
         "commit": _commit(),
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
     }

@@ -5,8 +5,8 @@
     g̃      = ∇L(θ₀ + ε_Down)               same batch, same π₀ in the ratio
     ε_Up   = U_F(g̃, δ_Up)                  the baseline's own trust-region step and line search, from θ₀
 
-Only the gradient changes (Algorithm 1). A perturbation is any object `perturbation(gradient, fisher, samples) -> ε`; the
-baselines call it at one place, `sharpness_aware_gradient`.
+Only the gradient changes (Algorithm 1). A perturbation is any object `perturbation(gradient, fisher, samples) -> ε`;
+the baselines call it at one place, `sharpness_aware_gradient`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from torch import Tensor
 from shapo.fisher import Fisher
 
 
-def trust_region_step(gradient: Tensor, fisher_vector_product: Callable[[Tensor], Tensor], delta: float) -> Tensor:
+def trust_region_step(
+    gradient: Tensor, fisher_vector_product: Callable[[Tensor], Tensor], delta: float
+) -> Tensor:
     """U_F(g, δ) = sqrt(2δ / gᵀF⁻¹g) F⁻¹g: the maximiser of gᵀε subject to ½ εᵀFε ≤ δ. (SHAPO, Section 4)
 
     gradient: (P,). fisher_vector_product: a `Fisher`, or any v ↦ F v with F symmetric positive definite.

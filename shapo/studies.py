@@ -53,7 +53,9 @@ class Study:
         if own:
             workers = min(joblib.cpu_count(), len(missing))
             executor = get_reusable_executor(workers, env=ONE_THREAD)
-        futures = {executor.submit(train, run.config, runs=self._folder, progress=False): run for run in missing}
+        futures = {
+            executor.submit(train, run.config, runs=self._folder, progress=False): run for run in missing
+        }
         try:
             self._follow(set(futures), progress)
         except BaseException:
@@ -93,7 +95,9 @@ class Study:
         return self._concatenated("episodes")
 
     def _concatenated(self, name: str) -> pd.DataFrame:
-        return pd.concat([getattr(run, name).assign(run=index) for index, run in enumerate(self.runs)], ignore_index=True)
+        return pd.concat(
+            [getattr(run, name).assign(run=index) for index, run in enumerate(self.runs)], ignore_index=True
+        )
 
 
 def _range(values: pd.Series) -> str:

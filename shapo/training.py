@@ -77,7 +77,12 @@ def _train(run: Run, progress: bool) -> None:
         trainer.restore(*run.load())
     label = f"{type(config.algorithm).__name__} {config.task} seed {config.seed}"
     with tqdm(
-        total=config.epochs, initial=trainer.epoch, desc=label, unit="epoch", file=sys.stdout, disable=not progress
+        total=config.epochs,
+        initial=trainer.epoch,
+        desc=label,
+        unit="epoch",
+        file=sys.stdout,
+        disable=not progress,
     ) as bar:
         while trainer.epoch < config.epochs:
             try:
@@ -136,13 +141,23 @@ class Trainer:
         if recent:
             self.algorithm_state = self.algorithm.observe(self.algorithm_state, mean_cost, config.cost_limit)
         batch = make_batch(
-            rollout, self.critics, (config.gamma, config.cost_gamma), (config.gae_lambda, config.cost_gae_lambda)
+            rollout,
+            self.critics,
+            (config.gamma, config.cost_gamma),
+            (config.gae_lambda, config.cost_gae_lambda),
         )
         samples = (self.epoch + 1) * config.steps_per_epoch
-        actor_log = self.algorithm.update_actor(self.actor, batch, config.actor, samples, self.algorithm_state)
+        actor_log = self.algorithm.update_actor(
+            self.actor, batch, config.actor, samples, self.algorithm_state
+        )
         clock.append(time.perf_counter())
         self.critics.fit(
-            batch.observation, batch.target, self.minibatch_rng, config.critic_passes, config.minibatch_size, config.critic
+            batch.observation,
+            batch.target,
+            self.minibatch_rng,
+            config.critic_passes,
+            config.minibatch_size,
+            config.critic,
         )
         clock.append(time.perf_counter())
         for name, network in (("actor", self.actor), ("critics", self.critics)):
@@ -160,7 +175,9 @@ class Trainer:
         }  # fmt: skip
         self.progress.append(row)
         rollout_s, actor_s, critics_s = np.diff(clock)
-        self.timing.append({"rollout": rollout_s, "actor": actor_s, "critics": critics_s, "total": clock[-1] - clock[0]})
+        self.timing.append(
+            {"rollout": rollout_s, "actor": actor_s, "critics": critics_s, "total": clock[-1] - clock[0]}
+        )
         return row
 
     def _finished_episodes(self, rollout: Rollout) -> list[dict]:
@@ -204,7 +221,12 @@ class Trainer:
             part.load_state_dict(unprefixed(name, arrays))
         self.observation, self.running = arrays["observation"], arrays["running"]
         self.epoch, self.totals = meta["epoch"], meta["totals"]
-        self.algorithm_state = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["algorithm"].items()}
-        self.action_rng, self.minibatch_rng = restore_rng(meta["action_rng"]), restore_rng(meta["minibatch_rng"])
+        self.algorithm_state = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in meta["algorithm"].items()
+        }
+        self.action_rng, self.minibatch_rng = (
+            restore_rng(meta["action_rng"]),
+            restore_rng(meta["minibatch_rng"]),
+        )
         for name, table in Run.unpack_tables(arrays).items():
             setattr(self, name, table.to_dict("records"))

@@ -28,7 +28,9 @@ def test_gae_is_its_definition(gamma, lam):
     terminated = rng.random(30) < 0.1
     done = terminated | (rng.random(30) < 0.1)
     found = gae(reward, value, next_value, terminated, done, gamma, lam)
-    np.testing.assert_allclose(found, direct_gae(reward, value, next_value, terminated, done, gamma, lam), rtol=1e-12)
+    np.testing.assert_allclose(
+        found, direct_gae(reward, value, next_value, terminated, done, gamma, lam), rtol=1e-12
+    )
 
 
 def test_batch_bootstraps_from_the_episodes_own_last_state():
@@ -39,7 +41,8 @@ def test_batch_bootstraps_from_the_episodes_own_last_state():
     terminated, truncated = np.zeros((2, steps, n), bool)
     truncated[2, 0], terminated[3, 1] = True, True
     rollout = Rollout(
-        observation=torch.from_numpy(rng.standard_normal((steps, n, 3))).float(), action=rng.standard_normal((steps, n, 1)),
+        observation=torch.from_numpy(rng.standard_normal((steps, n, 3))).float(),
+        action=rng.standard_normal((steps, n, 1)),
         reward=rng.standard_normal((steps, n)), cost=rng.random((steps, n)), terminated=terminated, truncated=truncated,
         next_observation=torch.zeros(n, 3), final_observation=final,
     )  # fmt: skip
@@ -54,9 +57,13 @@ def test_batch_bootstraps_from_the_episodes_own_last_state():
                 if env == i:
                     following[t] = critics.values(state[None])[k, 0]
             done = terminated[:, i] | truncated[:, i]
-            expected = direct_gae(signal[:, i], values[k, :, i], following, terminated[:, i], done, gamma, lam)
+            expected = direct_gae(
+                signal[:, i], values[k, :, i], following, terminated[:, i], done, gamma, lam
+            )
             np.testing.assert_allclose(advantage[k, :, i], expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(batch.target.numpy().reshape(2, steps, n), advantage + values, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        batch.target.numpy().reshape(2, steps, n), advantage + values, rtol=1e-5, atol=1e-5
+    )
     assert torch.equal(batch.observation.reshape(steps, n, 3), rollout.observation)
 
 
@@ -87,7 +94,9 @@ class CountingEnv:
 def test_collect_keeps_states_actions_and_final_states_in_step():
     actor = GaussianActor(1, 1, (4,), np.random.default_rng(2))
     normalizer = RunningNormalizer(1)
-    rollout, observation = collect(CountingEnv(), actor, normalizer, np.zeros((2, 1)), 7, np.random.default_rng(3))
+    rollout, observation = collect(
+        CountingEnv(), actor, normalizer, np.zeros((2, 1)), 7, np.random.default_rng(3)
+    )
     assert sorted(rollout.final_observation) == [(2, 0), (4, 1), (5, 0)]
     assert normalizer.count == 14
     np.testing.assert_array_equal(observation[:, 0], [1, 2])

@@ -116,7 +116,9 @@ def test_shapo_steps_along_the_gradient_at_the_worst_policy():
     log = algorithm.update_actor(actor, batch, FisherSAM(0.005), 1, state)
     trial = int(log["line_search_trials"]) - 1
     assert torch.allclose(actor.theta, theta0 + 0.8**trial * up, rtol=1e-4, atol=1e-6)
-    assert log["surrogate_down"] == pytest.approx(surrogate.value_and_kl(theta0 + down, advantage)[0], rel=1e-5)
+    assert log["surrogate_down"] == pytest.approx(
+        surrogate.value_and_kl(theta0 + down, advantage)[0], rel=1e-5
+    )
     assert log["surrogate_down"] < 0 and 0 < log["kl_down"] < 0.01
 
     vanilla, _ = make_problem()
@@ -125,7 +127,9 @@ def test_shapo_steps_along_the_gradient_at_the_worst_policy():
 
 
 @pytest.mark.parametrize("algorithm", [TRPOLag(), PIDLag()])
-@pytest.mark.parametrize("none", [FisherSAM(0.0), EuclideanSAM(0.0), lambda g, fisher, samples: torch.zeros_like(g)])
+@pytest.mark.parametrize(
+    "none", [FisherSAM(0.0), EuclideanSAM(0.0), lambda g, fisher, samples: torch.zeros_like(g)]
+)
 def test_no_perturbation_is_the_baseline_exactly(algorithm, none):
     (vanilla, batch), (shapo, _) = make_problem(), make_problem()
     state = algorithm.initial_state()
@@ -139,7 +143,9 @@ def test_small_radii_approach_the_baseline():
     for delta in (1e-3, 1e-5, 1e-7):
         (vanilla, batch), (shapo, _) = make_problem(), make_problem()
         for actor, perturbation in ((vanilla, None), (shapo, FisherSAM(delta))):
-            TRPOLag(cg_iterations=200).update_actor(actor, batch, perturbation, 1, {"lagrangian_multiplier": 0.2})
+            TRPOLag(cg_iterations=200).update_actor(
+                actor, batch, perturbation, 1, {"lagrangian_multiplier": 0.2}
+            )
         distances.append(float((vanilla.theta - shapo.theta).norm()))
     assert distances[0] > 5 * distances[1] > 25 * distances[2]
 
@@ -185,8 +191,8 @@ def test_non_finite_gradient_is_named():
 @pytest.mark.parametrize(
     "field, bad",
     [
-        ("target_kl", 0.0), ("target_kl", math.nan), ("cg_iterations", 0), ("cg_damping", -0.1), ("line_search_steps", 0),
-        ("line_search_decay", 1.0), ("lagrangian_multiplier_init", -1.0), ("pid_kp", -0.1), ("pid_ki", math.inf),
+        ("target_kl", 0.0), ("target_kl", math.nan), ("cg_iterations", 0), ("cg_damping", -0.1),
+        ("line_search_steps", 0), ("line_search_decay", 1.0), ("lagrangian_multiplier_init", -1.0), ("pid_kp", -0.1), ("pid_ki", math.inf),
         ("pid_delta_p_ema", 1.0), ("pid_d_delay", 0),
     ],
 )  # fmt: skip

@@ -60,7 +60,11 @@ def test_every_field_is_in_the_name():
     }  # fmt: skip
     assert set(other) == {field.name for field in dataclasses.fields(Config)} - {"task"}
     configs = [Config(), *(Config(**{field: value}) for field, value in other.items())]
-    configs += [Config(actor=FisherSAM(0.002)), Config(actor=FisherSAM(FixedAlpha(0.05))), Config(actor=EuclideanSAM(0.001))]
+    configs += [
+        Config(actor=FisherSAM(0.002)),
+        Config(actor=FisherSAM(FixedAlpha(0.05))),
+        Config(actor=EuclideanSAM(0.001)),
+    ]
     assert len({config.run_id for config in configs}) == len(configs)
 
 

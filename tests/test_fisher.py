@@ -28,7 +28,9 @@ def test_fisher_is_the_hessian_of_the_kl(hidden, observations):
     theta0 = actor.theta
 
     def kl(theta):
-        return gaussian_kl(actor.mean(obs, theta0), actor.log_std(theta0), actor.mean(obs, theta), actor.log_std(theta)).mean()
+        return gaussian_kl(
+            actor.mean(obs, theta0), actor.log_std(theta0), actor.mean(obs, theta), actor.log_std(theta)
+        ).mean()
 
     hessian = torch.autograd.functional.hessian(kl, theta0)
     fisher, twice = GaussianFisher(actor, obs, damping=0.0), kl_hessian_product(actor, obs)
@@ -63,7 +65,9 @@ def test_conjugate_gradient_solves_and_stops_at_its_tolerance():
     assert 1 < used < 40 and residual.norm() <= 1e-6 * b.norm()
     exact = torch.linalg.solve(matrix, b)
     assert (x - exact).norm() < 1e-5 * exact.norm()
-    again, _, used = conjugate_gradient(lambda v: matrix @ v, b, iterations=200, tolerance=1e-6, start=(x, matrix @ x))
+    again, _, used = conjugate_gradient(
+        lambda v: matrix @ v, b, iterations=200, tolerance=1e-6, start=(x, matrix @ x)
+    )
     assert used == 0 and torch.equal(again, x)
 
 

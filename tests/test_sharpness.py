@@ -67,7 +67,7 @@ def test_trust_region_step_of_nothing_is_nothing():
 @pytest.mark.parametrize("bad", [-1e-3, math.nan, math.inf, "0.1", True, None])
 def test_radii_are_checked_before_anything_runs(bad):
     matrix, g = problem()
-    with pytest.raises(ValueError, match="delta must be.*got"):
+    with pytest.raises(ValueError, match=r"delta must be.*got"):
         trust_region_step(g, lambda v: matrix @ v, bad)
     with pytest.raises(ValueError, match="delta_down must be"):
         FisherSAM(bad)
@@ -99,7 +99,9 @@ def test_schedules_are_each_others_inverse_and_drive_the_radius():
     assert delta_from_alpha(0.05, 1000) == pytest.approx(1.6448536269514722**2 / 2000, rel=1e-12)
     assert [FixedDelta(0.01)(n) for n in (1, 100)] == [0.01, 0.01]
     assert FixedAlpha(0.05)(2000) == pytest.approx(FixedAlpha(0.05)(1000) / 2)
-    assert alpha_from_delta(0.001, 1e5) < alpha_from_delta(0.001, 1e3) < 0.5  # a fixed radius grows more pessimistic
+    assert (
+        alpha_from_delta(0.001, 1e5) < alpha_from_delta(0.001, 1e3) < 0.5
+    )  # a fixed radius grows more pessimistic
     matrix, g = problem()
     fisher = Fisher(lambda v: matrix @ v, iterations=100)
     step = FisherSAM(FixedAlpha(0.05))(g, fisher, samples=5000)
@@ -112,7 +114,10 @@ def policy_problem():
     actor = GaussianActor(2, 1, (3,), rng)
     actor.theta = actor.theta.double() + 0.4 * torch.from_numpy(rng.standard_normal(len(actor.theta)))
     obs = torch.from_numpy(rng.standard_normal((300, 2)))
-    action, advantage = torch.from_numpy(rng.standard_normal((300, 1))), torch.from_numpy(rng.standard_normal(300))
+    action, advantage = (
+        torch.from_numpy(rng.standard_normal((300, 1))),
+        torch.from_numpy(rng.standard_normal(300)),
+    )
     log_prob0 = actor.log_prob(obs, action)
 
     def surrogate(theta):
@@ -129,7 +134,9 @@ def gradient_of(function, theta):
 def test_fisher_step_is_invariant_to_reparameterisation_and_euclidean_is_not():
     actor, obs, surrogate = policy_problem()
     size = len(actor.theta)
-    change = torch.from_numpy(np.random.default_rng(4).standard_normal((size, size)) / 3 + np.eye(size))  # θ = M φ
+    change = torch.from_numpy(
+        np.random.default_rng(4).standard_normal((size, size)) / 3 + np.eye(size)
+    )  # θ = M φ
     phi = torch.linalg.solve(change, actor.theta)
     exact = {"iterations": 50 * size, "tolerance": 1e-13}
     fisher = GaussianFisher(actor, obs, damping=0.0, **exact)
@@ -149,7 +156,9 @@ def test_sharpness_aware_gradient_is_the_gradient_at_the_worst_policy():
     actor, obs, surrogate = policy_problem()
     fisher = GaussianFisher(actor, obs, damping=0.1, iterations=100)
     perturbation = FisherSAM(0.01)
-    found = sharpness_aware_gradient(lambda t: gradient_of(surrogate, t), actor.theta, lambda g: perturbation(g, fisher, 1))
+    found = sharpness_aware_gradient(
+        lambda t: gradient_of(surrogate, t), actor.theta, lambda g: perturbation(g, fisher, 1)
+    )
     g = gradient_of(surrogate, actor.theta)
     matrix = torch.stack([fisher(v) for v in torch.eye(len(g), dtype=torch.float64)])
     natural = torch.linalg.solve(matrix, g)
@@ -165,10 +174,15 @@ def test_critic_sam_is_the_gradient_uphill_of_each_loss():
     rng = np.random.default_rng(5)
     critics = Critics(3, (4, 4), rng, l2=0.01)
     critics.theta = critics.theta.double()
-    obs, target = torch.from_numpy(rng.standard_normal((32, 3))), torch.from_numpy(rng.standard_normal((2, 32)))
+    obs, target = (
+        torch.from_numpy(rng.standard_normal((32, 3))),
+        torch.from_numpy(rng.standard_normal((2, 32))),
+    )
     x, y = obs.expand(2, 32, 3), target[..., None]
     rho, sam = 0.05, EuclideanSAM(0.05)
-    found = sharpness_aware_gradient(lambda t: critics.loss_gradient(x, y, t), critics.theta, lambda g: sam(-g))
+    found = sharpness_aware_gradient(
+        lambda t: critics.loss_gradient(x, y, t), critics.theta, lambda g: sam(-g)
+    )
 
     for k in range(2):  # each critic alone, from the definition
 

@@ -37,7 +37,9 @@ shapo.train(SMALL, runs={runs!r}, progress=False)
 
 def child(runs, threads=1):
     code = CHILD.format(tests=os.path.dirname(__file__), runs=str(runs), threads=threads)
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +67,14 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, refer
         process = child(tmp_path)
         assert process.stdout.readline() == "ready\n"
         begun = run.checkpoint.stat().st_mtime_ns if run.exists else 0
-        while kills and (run.checkpoint.stat().st_mtime_ns if run.exists else 0) == begun and process.poll() is None:
-            time.sleep(0.001)  # an epoch goes by, then anything may be under way: a rollout, an update, a write
+        while (
+            kills
+            and (run.checkpoint.stat().st_mtime_ns if run.exists else 0) == begun
+            and process.poll() is None
+        ):
+            time.sleep(
+                0.001
+            )  # an epoch goes by, then anything may be under way: a rollout, an update, a write
         time.sleep(moments.uniform(0, 0.15))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -102,11 +110,18 @@ def test_a_finished_run_returns_without_training(reference, monkeypatch):
 
 
 def test_tables_account_for_every_step_once(tmp_path):
-    config = shapo.Config(total_steps=4_400, steps_per_epoch=1_100, num_envs=2, hidden_sizes=(8,), minibatch_size=100)
+    config = shapo.Config(
+        total_steps=4_400, steps_per_epoch=1_100, num_envs=2, hidden_sizes=(8,), minibatch_size=100
+    )
     run = shapo.train(config, runs=tmp_path, progress=False)
     progress, episodes = run.progress, run.episodes
     assert list(progress.epoch) == [1, 2, 3, 4] and list(progress.steps) == [1100, 2200, 3300, 4400]
-    assert list(progress.episodes) == [0, 2, 0, 2]  # 550 steps an epoch and env: the episodes of 1000 steps end in 2 and 4
+    assert list(progress.episodes) == [
+        0,
+        2,
+        0,
+        2,
+    ]  # 550 steps an epoch and env: the episodes of 1000 steps end in 2 and 4
     assert len(episodes) == 4 and (episodes.length == 1000).all() and not episodes.failed.any()
     assert list(episodes.steps) == [2000, 2000, 4000, 4000]
     assert progress.total_cost.is_monotonic_increasing and progress.total_cost.iloc[-1] >= episodes.cost.sum()
@@ -198,7 +213,9 @@ class BreaksLater:
 
 def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
     config = replace(SMALL, actor=BreaksLater())
-    with pytest.raises(NonFiniteError, match=r"gradient.*became non-finite, in epoch 3 \(800 steps done\).*last good"):
+    with pytest.raises(
+        NonFiniteError, match=r"gradient.*became non-finite, in epoch 3 \(800 steps done\).*last good"
+    ):
         shapo.train(config, runs=tmp_path, progress=False)
     run = shapo.Run(config, tmp_path)
     assert run.epoch == 2 and np.isfinite(run.load()[0]["actor/theta"]).all()

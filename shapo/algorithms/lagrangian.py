@@ -51,8 +51,8 @@ class TRPOLag(Lagrangian):
 class PIDLag(Lagrangian):
     """TRPO-PID (Stooke et al. 2020): λ by a PID controller on J_C − β.
 
-        I ← (I + k_i Δ)₊,   P ← EMA(Δ),   D = (EMA(J_C) − EMA(J_C) some updates ago)₊
-        λ = (k_p P + I + k_d D)₊,          Δ = J_C − β
+    I ← (I + k_i Δ)₊,   P ← EMA(Δ),   D = (EMA(J_C) − EMA(J_C) some updates ago)₊
+    λ = (k_p P + I + k_d D)₊,          Δ = J_C − β
     """
 
     pid_kp: float = 0.1  # gain of the smoothed error

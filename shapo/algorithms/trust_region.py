@@ -94,14 +94,21 @@ class TrustRegion:
         return standardised(batch.advantage[0])
 
     def update_actor(
-        self, actor: GaussianActor, batch: Batch, perturbation: Perturbation | None, samples: int, state: State
+        self,
+        actor: GaussianActor,
+        batch: Batch,
+        perturbation: Perturbation | None,
+        samples: int,
+        state: State,
     ) -> dict[str, float]:
         """Moves the actor one trust-region step; returns what to log.
 
         perturbation: ε(g, F, n_t) at which the gradient is taken (SHAPO), or None (the baseline as published).
         """
         surrogate = Surrogate(actor, batch)
-        fisher = GaussianFisher(actor, batch.observation, damping=self.cg_damping, iterations=self.cg_iterations)
+        fisher = GaussianFisher(
+            actor, batch.observation, damping=self.cg_damping, iterations=self.cg_iterations
+        )
         advantage, theta0 = self.advantage(state, batch), actor.theta
         log = {}
 
@@ -112,13 +119,17 @@ class TrustRegion:
             return epsilon
 
         gradient = sharpness_aware_gradient(
-            lambda theta: surrogate.gradient(theta, advantage), theta0, None if perturbation is None else perturb
+            lambda theta: surrogate.gradient(theta, advantage),
+            theta0,
+            None if perturbation is None else perturb,
         )
         step = trust_region_step(gradient, fisher, self.target_kl)
         actor.theta, accepted = self.line_search(surrogate, advantage, step)
         return log | accepted | {"cg_products": float(sum(fisher.solves))}
 
-    def line_search(self, surrogate: Surrogate, advantage: Tensor, step: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def line_search(
+        self, surrogate: Surrogate, advantage: Tensor, step: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
         """θ₀ + 0.8ᵏ ε for the first k that improves the surrogate and keeps the KL to π₀ at most target_kl."""
         theta0 = surrogate.theta0
         before = float(surrogate.value(theta0, advantage))
