@@ -6,6 +6,7 @@ those of a two-column paper: `COLUMN` for one column, `PAGE` for both.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,6 +86,14 @@ def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = N
         for path, metadata in zip(paths, anonymous.values(), strict=True):
             fig.savefig(path, metadata=metadata, dpi=220, bbox_inches="tight")
     return paths
+
+
+def png(fig: Figure) -> bytes:
+    """The figure as a PNG picture, for `ipywidgets.Image`; the figure is closed."""
+    picture = io.BytesIO()
+    fig.savefig(picture, format="png", dpi=110, bbox_inches="tight")
+    plt.close(fig)
+    return picture.getvalue()
 
 
 def _canvas(width: float, height: float, columns: int = 1, **kwargs) -> tuple[Figure, np.ndarray]:

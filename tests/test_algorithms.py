@@ -192,8 +192,8 @@ def test_non_finite_gradient_is_named():
     "field, bad",
     [
         ("target_kl", 0.0), ("target_kl", math.nan), ("cg_iterations", 0), ("cg_damping", -0.1),
-        ("line_search_steps", 0), ("line_search_decay", 1.0), ("lagrangian_multiplier_init", -1.0), ("pid_kp", -0.1), ("pid_ki", math.inf),
-        ("pid_delta_p_ema", 1.0), ("pid_d_delay", 0),
+        ("line_search_steps", 0), ("line_search_decay", 1.0), ("lagrangian_multiplier_init", -1.0),
+        ("pid_kp", -0.1), ("pid_ki", math.inf), ("pid_delta_p_ema", 1.0), ("pid_d_delay", 0),
     ],
 )  # fmt: skip
 def test_hyperparameters_are_checked(field, bad):

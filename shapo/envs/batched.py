@@ -14,6 +14,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box
 from gymnasium.vector.utils import batch_space
 
+from shapo.envs.generators import MersenneTwister, PermutedCongruential
 from shapo.envs.physics import Physics
 
 
@@ -33,11 +34,12 @@ class BatchedEnv(ABC):
     """Environments of one task, stepped together; number i replays the reference seeded with `seed + i`.
 
     A task says how an episode begins (`_begin`), what a step was worth (`_outcome`) and what is seen
-    (`observe`), and names in `_state` the numpy arrays (one row per environment) it must keep for that. The
-    rest stands here, once.
+    (`observe`), names in `_state` the numpy arrays (one row per environment) it must keep for that, and in
+    `_generators` the kind of random generator its reference has. The rest stands here, once.
     """
 
     _state: tuple[str, ...] = ()
+    _generators: type[MersenneTwister] | type[PermutedCongruential] = MersenneTwister
 
     def __init__(
         self, task: Task, physics: Physics, observation_space: Box, action_space: Box, seed: int
@@ -51,7 +53,7 @@ class BatchedEnv(ABC):
         self.action_space = batch_space(action_space, self.num_envs)
         self._low, self._high = physics.models[0].actuator_ctrlrange.T.copy()
         self._seed = self._checked_seed(seed)
-        self._random: list[np.random.RandomState] | None = None  # None until the first reset
+        self._random: list[Any] | None = None  # of the kind `_generators`; None until the first reset
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
 
     # What a task defines
@@ -61,8 +63,13 @@ class BatchedEnv(ABC):
         """Begin an episode in environment `index`, drawing from `self._random[index]`."""
 
     @abstractmethod
-    def _outcome(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Return reward, cost and terminated, each (n,), and entries for `info`, after a physics step."""
+    def _outcome(
+        self, action: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Return reward, cost and terminated, each (n,), and entries for `info`, after a physics step.
+
+        `action` (n, act_dim) is what `step` was given, before it was clipped.
+        """
 
     @abstractmethod
     def observe(self) -> np.ndarray:
@@ -83,7 +90,7 @@ class BatchedEnv(ABC):
         if seed is not None:
             self._seed, self._random = self._checked_seed(seed), None
         if self._random is None:
-            self._random = [np.random.RandomState(self._seed + i) for i in range(self.num_envs)]
+            self._random = [self._generators.seeded(self._seed + i) for i in range(self.num_envs)]
             for name in self._state:
                 getattr(self, name).fill(0)
         for i in range(self.num_envs):
@@ -111,10 +118,10 @@ class BatchedEnv(ABC):
             ResetNeeded: before the first reset.
             ValueError: wrong shape, or a value that is not finite.
         """
-        control = self._checked_action(action)
-        self.physics.step(np.minimum(np.maximum(control, self._low), self._high))
+        action = self._checked_action(action)
+        self.physics.step(np.minimum(np.maximum(action, self._low), self._high))
         self._steps += 1
-        reward, cost, terminated, info = self._outcome()
+        reward, cost, terminated, info = self._outcome(action)
         truncated = self._steps >= self.max_episode_steps
         observation = self.observe()
         done = terminated | truncated
@@ -143,14 +150,11 @@ class BatchedEnv(ABC):
         self._require_reset("state_dict")
         return self._snapshot(self._random)
 
-    def _snapshot(self, generators: list[np.random.RandomState]) -> dict[str, np.ndarray]:
-        keys, positions, gauss = zip(*(_unpack_generator(random) for random in generators), strict=True)
+    def _snapshot(self, generators: list[Any]) -> dict[str, np.ndarray]:
         return {
             "task": np.frombuffer(self.task.name.encode(), dtype=np.uint8).copy(),
             "steps": self._steps.copy(),
-            "random_key": np.stack(keys),
-            "random_position": np.array(positions, dtype=np.int64),
-            "random_gauss": np.array(gauss),
+            **self._generators.save(generators),
             **self.physics.save(),
             **{name.lstrip("_"): getattr(self, name).copy() for name in self._state},
         }
@@ -163,11 +167,7 @@ class BatchedEnv(ABC):
                 damaged. The environment is then unchanged.
         """
         self._check_state(state)
-        self._random = []
-        for key, position, gauss in zip(
-            state["random_key"], state["random_position"], state["random_gauss"], strict=True
-        ):
-            self._random.append(_pack_generator(key, position, gauss))
+        self._random = self._generators.load(state)
         self.physics.load(state)
         self._steps[:] = state["steps"]
         for name in self._state:
@@ -198,7 +198,7 @@ class BatchedEnv(ABC):
 
     def _check_state(self, state: dict[str, np.ndarray]) -> None:
         """Compare names, shapes, types and the task with what this environment would save itself."""
-        own = self._snapshot([np.random.RandomState(0)] * self.num_envs)
+        own = self._snapshot([self._generators.seeded(0)] * self.num_envs)
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unknown:
             raise ValueError(f"not a state of {self.task.name}: missing {missing}, unknown {unknown}")
@@ -214,17 +214,7 @@ class BatchedEnv(ABC):
                 )
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise ValueError(f"state[{name!r}] holds values that are not finite")
-        for name, limit in (("steps", self.max_episode_steps - 1), ("random_position", 624)):
+        limits = {"steps": self.max_episode_steps - 1, **self._generators.limits}
+        for name, limit in limits.items():
             if not (0 <= state[name]).all() or not (state[name] <= limit).all():
                 raise ValueError(f"state[{name!r}] must lie in [0, {limit}], got {state[name].tolist()}")
-
-
-def _unpack_generator(random: np.random.RandomState) -> tuple[np.ndarray, int, tuple[float, float]]:
-    state = random.get_state(legacy=False)
-    return state["state"]["key"], state["state"]["pos"], (state["has_gauss"], state["gauss"])
-
-
-def _pack_generator(key: np.ndarray, position: int, gauss: np.ndarray) -> np.random.RandomState:
-    random = np.random.RandomState()
-    random.set_state(("MT19937", key, int(position), int(gauss[0]), float(gauss[1])))
-    return random

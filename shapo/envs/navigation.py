@@ -292,7 +292,9 @@ class PointGoal(PointNavigation):
                 return True
         return False
 
-    def _outcome(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    def _outcome(
+        self, action: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         self._undrawn += 1
         self._refresh()
         arena, distance = self.arena, self._distance_to(self._goal)[:, 0]
