@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +74,7 @@ class Batch:
     action: Tensor  # (B, act)
     advantage: Tensor  # (2, B): of reward and of cost, A_r and A_c
     target: Tensor  # (2, B): what V_r and V_c are fitted to
+    episode_length: float = math.nan  # mean steps of the episodes that J_C is the mean cost of
 
 
 def gae(
@@ -97,7 +99,11 @@ def gae(
 
 
 def make_batch(
-    rollout: Rollout, critics: Critics, gammas: tuple[float, float], lambdas: tuple[float, float]
+    rollout: Rollout,
+    critics: Critics,
+    gammas: tuple[float, float],
+    lambdas: tuple[float, float],
+    episode_length: float = math.nan,
 ) -> Batch:
     """Values, advantages and critic targets of a rollout; gammas and lambdas are (reward's, cost's)."""
     steps, n = rollout.reward.shape
@@ -123,4 +129,5 @@ def make_batch(
         action=torch.tensor(rollout.action.reshape(steps * n, -1), dtype=torch.float32),
         advantage=torch.tensor(advantage.reshape(2, -1), dtype=torch.float32),
         target=torch.tensor((advantage + value).reshape(2, -1), dtype=torch.float32),
+        episode_length=episode_length,
     )

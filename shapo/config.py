@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from shapo.algorithms import ALGORITHMS, TrustRegion
-from shapo.envs import TASKS
+from shapo.envs import TASKS, BatchedEnv, make_env
 from shapo.sharpness import EuclideanSAM, Perturbation
 
 METHOD_VERSION = 1  # part of every run's name; raised whenever a change to the code changes numbers
@@ -63,6 +63,7 @@ class Config:
             object.__setattr__(self, "cost_limit", float(TASKS[self.task].cost_limit))
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
         self._check_numbers()
+        object.__setattr__(self, "algorithm", self.algorithm.prepared(self.task, self.cost_limit))
         describe(self)  # a perturbation that cannot be named cannot be stored either: say so now
 
     def _check_numbers(self) -> None:
@@ -101,6 +102,12 @@ class Config:
     def epochs(self) -> int:
         """Updates in the run."""
         return self.total_steps // self.steps_per_epoch
+
+    def make_env(self, num_envs: int = 1, seed: int = 0) -> BatchedEnv:
+        """The task as this run's policy sees it: `shapo.make_env`, and around it what the baseline adds to observations
+        (Sauté: the budget left). Rewards and costs are the task's own.
+        """
+        return self.algorithm.wrap(make_env(self.task, num_envs=num_envs, seed=seed), self.cost_limit)
 
     @property
     def run_id(self) -> str:

@@ -141,6 +141,7 @@ class RunningNormalizer:
     """Running mean and standard deviation of observations, merged batch by batch (Chan et al. 1979).
 
     As in OmniSafe: a standard deviation below 0.01 counts as 0.01 and normalised values are clipped to ±5.
+    Columns of an observation beyond `dim` pass as they are (the budget left, in Sauté).
     """
 
     def __init__(self, dim: int, clip: float = 5.0):
@@ -150,7 +151,7 @@ class RunningNormalizer:
 
     def update(self, batch: np.ndarray) -> None:
         """Takes in observations (n, obs)."""
-        n = len(batch)
+        n, batch = len(batch), batch[:, : len(self.mean)]
         mean = batch.mean(0)
         centred = batch - mean
         delta = mean - self.mean
@@ -166,8 +167,12 @@ class RunningNormalizer:
 
     def __call__(self, observation: np.ndarray) -> Tensor:
         """Normalised float32 tensor of the same shape."""
-        z = (observation - self.mean) * self._scale
-        return torch.from_numpy(np.clip(z, -self.clip, self.clip)).to(torch.float32)
+        dim = len(self.mean)
+        z = (observation[..., :dim] - self.mean) * self._scale
+        z = np.clip(z, -self.clip, self.clip)
+        if observation.shape[-1] > dim:
+            z = np.concatenate([z, observation[..., dim:]], axis=-1)
+        return torch.from_numpy(z).to(torch.float32)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         return {"mean": self.mean, "sum_of_squares": self.sum_of_squares, "count": np.array(self.count)}

@@ -166,7 +166,9 @@ def execute(path: Path, parameters: dict[str, Any], output: Path, progress: dict
                 parameters,
                 progress_bar=progress,
                 start_timeout=300,
-                execution_timeout=900 if parameters["profile"] == "smoke" else None,  # of a cell: a hang must end
+                execution_timeout=900
+                if parameters["profile"] == "smoke"
+                else None,  # of a cell: a hang must end
                 coalesce_streams=True,  # a progress bar leaves its last line, not one for every update
                 resources={"metadata": {"path": str(path.parent)}},  # the working directory, as in JupyterLab
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),

@@ -35,7 +35,16 @@ class Policy:
         self.actor, self.normalizer = actor, normalizer
 
     def __call__(self, observation: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Actions (n, act) at raw observations (n, obs): the mean, or a sample where a generator is given."""
+        """Actions (n, act) at raw observations (n, obs): the mean, or a sample where a generator is given.
+
+        Observations are those of `config.make_env`; for most baselines `shapo.make_env` gives the same. Raises
+        ValueError for others.
+        """
+        columns = self.actor.mlp.sizes[0]
+        if observation.shape[-1] != columns:
+            raise ValueError(
+                f"observation must have {columns} columns, as config.make_env() gives them; got {observation.shape[-1]}"
+            )
         normalised: Tensor = self.normalizer(observation)
         if rng is not None:
             return self.actor.sample(normalised, rng)
@@ -112,12 +121,13 @@ class Run:
         arrays, _ = self.load()
         normalizer = RunningNormalizer(len(arrays["normalizer/mean"]))
         normalizer.load_state_dict(unprefixed("normalizer", arrays))
-        actor = GaussianActor(len(normalizer.mean), self._action_dim(arrays), self.config.hidden_sizes)
+        obs_dim = len(normalizer.mean) + self.config.algorithm.extra_observations
+        actor = GaussianActor(obs_dim, self._action_dim(arrays, obs_dim), self.config.hidden_sizes)
         actor.load_state_dict(unprefixed("actor", arrays))
         return Policy(actor, normalizer)
 
-    def _action_dim(self, arrays: dict[str, np.ndarray]) -> int:
-        sizes = (len(arrays["normalizer/mean"]), *self.config.hidden_sizes)
+    def _action_dim(self, arrays: dict[str, np.ndarray], obs_dim: int) -> int:
+        sizes = (obs_dim, *self.config.hidden_sizes)
         hidden = sum(n_out * (n_in + 1) for n_in, n_out in pairwise(sizes))
         return (len(arrays["actor/theta"]) - hidden) // (
             sizes[-1] + 2

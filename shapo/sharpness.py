@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from shapo.fisher import Fisher
@@ -74,14 +74,14 @@ def delta_from_alpha(alpha: float, n: float) -> float:
     """
     _require("alpha", alpha, "in (0, 0.5)", _below_half)
     _require("n", n, "positive", _positive)
-    return float(norm.ppf(alpha)) ** 2 / (2 * n)
+    return float(ndtri(alpha)) ** 2 / (2 * n)
 
 
 def alpha_from_delta(delta_down: float, n: float) -> float:
     """α = Φ(−sqrt(2 n δ_Down)): the confidence level that a radius means at n samples. (Proposition 2, inverted)"""
     _require("delta_down", delta_down, "a finite number, at least 0", _at_least_0)
     _require("n", n, "positive", _positive)
-    return float(norm.cdf(-math.sqrt(2 * n * delta_down)))
+    return float(ndtr(-math.sqrt(2 * n * delta_down)))
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class EuclideanSAM:
         _require("rho", self.rho, "a finite number, at least 0", _at_least_0)
 
     def __call__(self, gradient: Tensor, fisher: Fisher | None = None, samples: int | None = None) -> Tensor:
-        return gradient * (-self.rho / (gradient.norm(dim=-1, keepdim=True) + 1e-12))
+        return gradient * (-self.rho / (torch.linalg.vector_norm(gradient, dim=-1, keepdim=True) + 1e-12))
 
 
 def _require(field: str, value: float, accepted: str, holds: Callable[[float], bool]) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from tqdm import tqdm
 from shapo.advantages import NonFiniteError, Rollout, collect, make_batch
 from shapo.config import Config
 from shapo.critics import Critics
-from shapo.envs import make_env
 from shapo.networks import GaussianActor, RunningNormalizer
 from shapo.run import Run
 from shapo.store import prefixed, remove_leftovers, restore_rng, rng_state, unprefixed
@@ -112,13 +112,13 @@ class Trainer:
         seeds = np.random.SeedSequence(config.seed)
         networks, actions, minibatches = (np.random.default_rng(child) for child in seeds.spawn(3))
         self.action_rng, self.minibatch_rng = actions, minibatches
-        self.env = make_env(config.task, num_envs=config.num_envs, seed=int(seeds.generate_state(1)[0] >> 1))
+        self.env = config.make_env(config.num_envs, seed=int(seeds.generate_state(1)[0] >> 1))
         obs_dim, act_dim = self.env.single_observation_space.shape[0], self.env.single_action_space.shape[0]
         self.actor = GaussianActor(obs_dim, act_dim, config.hidden_sizes, networks)
         self.critics = Critics(
             obs_dim, config.hidden_sizes, networks, config.critic_lr, config.critic_l2, config.max_grad_norm
         )
-        self.normalizer = RunningNormalizer(obs_dim)
+        self.normalizer = RunningNormalizer(obs_dim - self.algorithm.extra_observations)
         self.algorithm_state = self.algorithm.initial_state()
         self.observation, _ = self.env.reset()
         self.running = np.zeros((3, config.num_envs))  # return, cost, length of the episodes under way
@@ -136,15 +136,16 @@ class Trainer:
         )  # fmt: skip
         clock.append(time.perf_counter())
         finished = self._finished_episodes(rollout)
-        recent = [episode["cost"] for episode in self.episodes[-WINDOW:]]
-        mean_cost = float(np.mean(recent)) if recent else np.nan
+        recent = [(episode["cost"], episode["length"]) for episode in self.episodes[-WINDOW:]]
+        mean_cost, mean_length = np.mean(recent, axis=0).tolist() if recent else (np.nan, np.nan)
         if recent:
             self.algorithm_state = self.algorithm.observe(self.algorithm_state, mean_cost, config.cost_limit)
         batch = make_batch(
-            rollout,
+            replace(rollout, reward=self.algorithm.learned_reward(rollout)),
             self.critics,
             (config.gamma, config.cost_gamma),
             (config.gae_lambda, config.cost_gae_lambda),
+            mean_length,
         )
         samples = (self.epoch + 1) * config.steps_per_epoch
         actor_log = self.algorithm.update_actor(

@@ -127,3 +127,14 @@ def test_critics_fit_their_own_targets_with_and_without_sam_and_resume_exactly()
         for one in (critics, resumed):
             one.fit(obs, target, np.random.default_rng(10), passes=2, minibatch_size=64, sam=sam)
         assert torch.equal(critics.theta, resumed.theta)
+
+
+def test_fits_flush_subnormal_numbers_and_only_fits_do():
+    tiny = torch.tensor([1e-39])
+    critics = Critics(2, (4,), np.random.default_rng(11))
+    critics.adam_m[:] = tiny  # the momentum of a weight that has faded
+    obs = torch.zeros(64, 2)  # whose input never changes
+    critics.fit(obs, torch.zeros(2, 64), np.random.default_rng(12), passes=1, minibatch_size=64)
+    moments = critics.adam_m[critics.adam_m != 0].abs()
+    assert len(moments) and moments.min() > 1e-38
+    assert (tiny * 1.0 != 0).all()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from shapo.advantages import Batch, NonFiniteError
-from shapo.fisher import GaussianFisher
+from shapo.advantages import Batch, NonFiniteError, Rollout
+from shapo.fisher import Fisher, GaussianFisher
 from shapo.networks import GaussianActor, gaussian_kl, gaussian_log_prob
 from shapo.sharpness import Perturbation, sharpness_aware_gradient, trust_region_step
 
@@ -17,7 +19,10 @@ State = dict[str, float | tuple[float, ...]]
 
 
 class Surrogate:
-    """L_π₀(θ) = E_{s,a~π₀}[ π_θ(a|s)/π₀(a|s) · A ] on one batch, π₀ the actor's policy when this was made."""
+    """L_π₀(θ) = E_{s,a~π₀}[ π_θ(a|s)/π₀(a|s) · A ] on one batch, π₀ the actor's policy when this was made.
+
+    Advantages are (B,), or (K, B) where a baseline follows K surrogates at once; values and gradients then have K rows.
+    """
 
     def __init__(self, actor: GaussianActor, batch: Batch):
         self.actor, self.batch = actor, batch
@@ -26,24 +31,26 @@ class Surrogate:
         self.log_prob0 = gaussian_log_prob(batch.action, self.mean0, self.log_std0)
 
     def value(self, theta: Tensor, advantage: Tensor, mean: Tensor | None = None) -> Tensor:
-        """L_π₀(θ), a scalar. advantage: (B,). mean: μ_θ(s) where it is known already."""
+        """L_π₀(θ), a scalar or (K,). mean: μ_θ(s) where it is known already."""
         mean = self.actor.mean(self.batch.observation, theta) if mean is None else mean
         log_prob = gaussian_log_prob(self.batch.action, mean, self.actor.log_std(theta))
-        return (torch.exp(log_prob - self.log_prob0) * advantage).mean()
+        return (torch.exp(log_prob - self.log_prob0) * advantage).mean(-1)
 
     def gradient(self, theta: Tensor, advantage: Tensor) -> Tensor:
-        """∇L_π₀(θ), (P,). Raises NonFiniteError."""
+        """∇L_π₀(θ), (P,) or (K, P). Raises NonFiniteError."""
+        if advantage.dim() == 2:
+            return torch.stack([self.gradient(theta, row) for row in advantage])
         theta = theta.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(self.value(theta, advantage), theta)
         if not torch.isfinite(gradient).all():
             raise NonFiniteError("the gradient of the surrogate became non-finite")
         return gradient
 
-    def value_and_kl(self, theta: Tensor, advantage: Tensor) -> tuple[float, float]:
-        """L_π₀(θ) and E_s KL(π₀ ‖ π_θ), nats."""
+    def value_and_kl(self, theta: Tensor, advantage: Tensor) -> tuple[float | list[float], float]:
+        """L_π₀(θ), one or K, and E_s KL(π₀ ‖ π_θ), nats."""
         mean = self.actor.mean(self.batch.observation, theta)
         kl = gaussian_kl(self.mean0, self.log_std0, mean, self.actor.log_std(theta)).mean()
-        return float(self.value(theta, advantage, mean)), float(kl)
+        return self.value(theta, advantage, mean).tolist(), float(kl)
 
 
 def standardised(advantage: Tensor) -> Tensor:
@@ -64,6 +71,8 @@ class TrustRegion:
     plain `state` of floats and tuples of floats, so that checkpoints need to know nothing about it.
     """
 
+    extra_observations: ClassVar[int] = 0  # columns `wrap` adds at the end of an observation; they are not normalised
+
     target_kl: float = 0.01  # δ_Up: radius of the step, nats
     cg_iterations: int = 15  # conjugate-gradient products a solve may use
     cg_damping: float = 0.1  # F + damping · I stands for F
@@ -81,6 +90,21 @@ class TrustRegion:
             if not valid:
                 raise ValueError(f"{name} must be {accepted}; got {getattr(self, name)!r}")
 
+    def prepared(self, task: str, cost_limit: float) -> TrustRegion:
+        """The baseline as it runs on a task: with settings that depend on it filled in, itself if there are none.
+
+        Raises ValueError where the baseline has no meaning.
+        """
+        return self
+
+    def wrap(self, env, cost_limit: float):
+        """The environment as the policy sees it."""
+        return env
+
+    def learned_reward(self, rollout: Rollout) -> np.ndarray:
+        """(T, n) the reward to learn from; episodes and progress keep the task's own."""
+        return rollout.reward
+
     def initial_state(self) -> State:
         """State before the first update."""
         return {"lagrangian_multiplier": 0.0}
@@ -90,8 +114,22 @@ class TrustRegion:
         return state
 
     def advantage(self, state: State, batch: Batch) -> Tensor:
-        """(B,) the advantage of the objective to maximise; unconstrained TRPO: A_r."""
+        """(B,) the advantage of the objective to maximise; unconstrained TRPO: A_r. (K, B) for K surrogates."""
         return standardised(batch.advantage[0])
+
+    def objective(
+        self, gradient: Tensor, advantage: Tensor, fisher: Fisher, state: State
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient (P,) and advantage (B,) of the one objective that a perturbation has to worsen."""
+        return gradient, advantage
+
+    def step(self, gradient: Tensor, fisher: Fisher, state: State) -> tuple[Tensor, dict[str, float]]:
+        """ε_Up (P,) for the gradient taken at the perturbed parameters, and what to log of it."""
+        return trust_region_step(gradient, fisher, self.target_kl), {}
+
+    def accepts(self, change: np.ndarray, state: State | None) -> bool:
+        """Whether the line search may stop at a change of the surrogate, 0-d or (K,)."""
+        return bool(change >= 0)
 
     def update_actor(
         self,
@@ -113,9 +151,10 @@ class TrustRegion:
         log = {}
 
         def perturb(gradient: Tensor) -> Tensor:
-            epsilon = perturbation(gradient, fisher, samples)
-            worst, kl = surrogate.value_and_kl(theta0 + epsilon, advantage)
-            log.update(kl_down=kl, surrogate_down=worst, surrogate_down_linear=float(gradient @ epsilon))
+            objective, its_advantage = self.objective(gradient, advantage, fisher, state)
+            epsilon = perturbation(objective, fisher, samples)
+            worst, kl = surrogate.value_and_kl(theta0 + epsilon, its_advantage)
+            log.update(kl_down=kl, surrogate_down=worst, surrogate_down_linear=float(objective @ epsilon))
             return epsilon
 
         gradient = sharpness_aware_gradient(
@@ -123,19 +162,23 @@ class TrustRegion:
             theta0,
             None if perturbation is None else perturb,
         )
-        step = trust_region_step(gradient, fisher, self.target_kl)
-        actor.theta, accepted = self.line_search(surrogate, advantage, step)
-        return log | accepted | {"cg_products": float(sum(fisher.solves))}
+        step, described = self.step(gradient, fisher, state)
+        actor.theta, accepted = self.line_search(surrogate, advantage, step, state)
+        return log | described | accepted | {"cg_products": float(sum(fisher.solves))}
 
     def line_search(
-        self, surrogate: Surrogate, advantage: Tensor, step: Tensor
+        self, surrogate: Surrogate, advantage: Tensor, step: Tensor, state: State | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """θ₀ + 0.8ᵏ ε for the first k that improves the surrogate and keeps the KL to π₀ at most target_kl."""
+        """θ₀ + 0.8ᵏ ε for the first k that `accepts` (no worse a surrogate) and keeps the KL to π₀ at most target_kl."""
         theta0 = surrogate.theta0
-        before = float(surrogate.value(theta0, advantage))
+        before = np.array(surrogate.value(theta0, advantage).tolist())
+        names = ("improvement", "cost_change")
         for trial in range(self.line_search_steps):
             theta = theta0 + self.line_search_decay**trial * step
             value, kl = surrogate.value_and_kl(theta, advantage)
-            if value >= before and kl <= self.target_kl:
-                return theta, {"kl": kl, "improvement": value - before, "line_search_trials": trial + 1.0}
-        return theta0, {"kl": 0.0, "improvement": 0.0, "line_search_trials": math.nan}
+            change = value - before
+            if kl <= self.target_kl and self.accepts(change, state):
+                changes = dict(zip(names, np.atleast_1d(change).tolist(), strict=False))
+                return theta, {"kl": kl, **changes, "line_search_trials": trial + 1.0}
+        changes = dict.fromkeys(names[: before.size], 0.0)
+        return theta0, {"kl": 0.0, **changes, "line_search_trials": math.nan}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shapo.envs.safety_gymnasium_compat  # isort: skip  # noqa: F401  # first: it imports gymnasium quietly
 from shapo.envs.batched import BatchedEnv, Task
+from shapo.envs.locomotion import Ant, Walker2d
 from shapo.envs.navigation import PointGoal
 from shapo.envs.physics import bare_loop
 
@@ -18,6 +19,22 @@ _BUILDERS = {
         failure_metric="cost rate",
         description="the Point robot drives to one goal after another between eight hazards and a vase",
     ): PointGoal,
+    Task(
+        name="Ant-v4",
+        reference="Ant-v4",
+        cost_limit=0.0,
+        max_episode_steps=1000,
+        failure_metric="cumulative failures",
+        description="a four-legged robot runs forward; falling, or leaping too high, costs",
+    ): Ant,
+    Task(
+        name="Walker2d-v4",
+        reference="Walker2d-v4",
+        cost_limit=0.0,
+        max_episode_steps=1000,
+        failure_metric="cumulative failures",
+        description="a two-legged robot in a vertical plane walks forward; falling costs",
+    ): Walker2d,
 }
 TASKS: dict[str, Task] = {task.name: task for task in _BUILDERS}
 

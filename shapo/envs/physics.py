@@ -17,6 +17,7 @@ import numpy as np
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 # The model fields a task may give another value in each world (see `Physics.restart`).
 _PLACED = ("body_pos", "body_quat", "qpos0", "qpos_spring")
+_WELDED_POSE = slice(3, 10)  # of one body relative to the other: where a weld's `eq_data` keeps it
 
 
 def without_textures(xml: str) -> mujoco.MjSpec:
@@ -34,19 +35,25 @@ def lean_model(xml: str, sensors: Collection[str]) -> mujoco.MjModel:
     """Compile a world to what its dynamics and the named sensors need; trajectories stay bit for bit equal.
 
     Beside textures go cameras, lights, all other sensors, and decoration: bodies fixed to the world whose
-    geoms collide with nothing (goals, hazards). Where they lie is the task's business, not the solver's.
+    geoms collide with nothing (goals, hazards), and such geoms of mocap bodies. Where they lie is the task's
+    business, not the solver's.
     """
     spec = without_textures(xml)
     unread = [sensor for sensor in spec.sensors if sensor.name not in sensors]
     decoration = [body for body in spec.worldbody.bodies if _is_decoration(body)]
-    for element in (*spec.cameras, *spec.lights, *unread, *decoration):
+    shells = [geom for body in spec.worldbody.bodies if body.mocap for geom in body.geoms if _is_thin(geom)]
+    for element in (*spec.cameras, *spec.lights, *unread, *decoration, *shells):
         spec.delete(element)
     return spec.compile()
 
 
 def _is_decoration(body: mujoco.MjsBody) -> bool:
     fixed = not (len(body.joints) or len(body.bodies) or body.mocap)
-    return fixed and all(geom.contype == geom.conaffinity == 0 for geom in body.geoms)
+    return fixed and all(_is_thin(geom) for geom in body.geoms)
+
+
+def _is_thin(geom: mujoco.MjsGeom) -> bool:
+    return geom.contype == geom.conaffinity == 0
 
 
 class Physics:
@@ -85,16 +92,17 @@ class Physics:
         self._controls = [data.ctrl for data in self.datas]  # arrays of MjData are views that stay valid
         worlds = [(model.opt, model, data) for model, data in zip(self.models, self.datas, strict=True)]
         self._shares = [worlds[k::threads] for k in range(threads)]
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        self._welds = np.flatnonzero(model.eq_type == mujoco.mjtEq.mjEQ_WELD)
 
     def step(self, control: np.ndarray) -> None:
         """Advance every world by one control step under `control`, (n, nu), within the actuators' ranges."""
         for view, row in zip(self._controls, control, strict=True):
             view[:] = row
-        if self._pool is None:
-            self._advance(self._shares[0])
-        else:
-            list(self._pool.map(self._advance, self._shares))
+        others = [self._pool.submit(self._advance, share) for share in self._shares[1:]]
+        self._advance(self._shares[0])
+        for other in others:
+            other.result()
 
     def _advance(self, worlds: Sequence[tuple]) -> None:
         for option, model, data in worlds:
@@ -122,10 +130,19 @@ class Physics:
         """Begin world `index` anew from its model's `qpos0`, after its placed fields were given their values.
 
         `mj_setConst` redoes what the compiler derives from them, so the world equals one compiled that way.
+        The poses its welds hold are among it, but only where none is set (a zero quaternion).
         """
         model, data = self.models[index], self.datas[index]
+        model.eq_data[self._welds, _WELDED_POSE] = 0
         mujoco.mj_setConst(model, data)
         mujoco.mj_resetData(model, data)
+        mujoco.mj_forward(model, data)
+
+    def start(self, index: int, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        """Begin world `index` anew from positions (nq,) and velocities (nv,); its model stays as it is."""
+        model, data = self.models[index], self.datas[index]
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.qvel[:] = qpos, qvel
         mujoco.mj_forward(model, data)
 
     def reader(self, select: Callable[[mujoco.MjData], Sequence[np.ndarray]]) -> Callable[[], np.ndarray]:
