@@ -7,8 +7,11 @@ that is worth; the engine advances all worlds by one control step, and saves and
 from __future__ import annotations
 
 import copy
+import ctypes
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -56,6 +59,17 @@ def _is_thin(geom: mujoco.MjsGeom) -> bool:
     return geom.contype == geom.conaffinity == 0
 
 
+@cache
+def _stop_the_clock() -> None:
+    """Keep MuJoCo from timing its own stages: a seventh of a Walker2d step goes into asking for the time.
+
+    The C library does so only where `mjcb_time` is set. The Python package sets it, and no Python call unsets
+    it. No number but `MjData.timer` depends on it; that stays 0 in this process.
+    """
+    for library in Path(mujoco.__file__).parent.glob("libmujoco*"):
+        ctypes.c_void_p.in_dll(ctypes.CDLL(str(library)), "mjcb_time").value = None
+
+
 class Physics:
     """`num_envs` copies of one model; a step is `frame_skip` MuJoCo steps of each.
 
@@ -79,6 +93,7 @@ class Physics:
         drive: Callable[[mujoco.MjData], None] | None = None,
         threads: int = 1,
     ) -> None:
+        _stop_the_clock()
         self.models = [copy.deepcopy(model) for _ in range(num_envs)]
         self.datas = [mujoco.MjData(model) for model in self.models]
         self.frame_skip, self.settle, self.drive = frame_skip, settle, drive
@@ -89,23 +104,26 @@ class Physics:
         # Sensors are read after mj_forward only: not computing them during the steps changes nothing else.
         self._flags = model.opt.disableflags
         self._quiet = self._flags | mujoco.mjtDisableBit.mjDSBL_SENSOR if settle else self._flags
-        self._controls = [data.ctrl for data in self.datas]  # arrays of MjData are views that stay valid
-        worlds = [(model.opt, model, data) for model, data in zip(self.models, self.datas, strict=True)]
+        # Arrays of MjData are views that stay valid, so they are looked up once.
+        worlds = [
+            (m.opt, m, d, d.ctrl, i) for i, (m, d) in enumerate(zip(self.models, self.datas, strict=True))
+        ]
         self._shares = [worlds[k::threads] for k in range(threads)]
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        self._fresh = np.empty(mujoco.mj_stateSize(model, _STATE))
+        mujoco.mj_getState(model, mujoco.MjData(model), self._fresh, _STATE)
         self._welds = np.flatnonzero(model.eq_type == mujoco.mjtEq.mjEQ_WELD)
 
     def step(self, control: np.ndarray) -> None:
         """Advance every world by one control step under `control`, (n, nu), within the actuators' ranges."""
-        for view, row in zip(self._controls, control, strict=True):
-            view[:] = row
-        others = [self._pool.submit(self._advance, share) for share in self._shares[1:]]
-        self._advance(self._shares[0])
+        others = [self._pool.submit(self._advance, share, control) for share in self._shares[1:]]
+        self._advance(self._shares[0], control)
         for other in others:
             other.result()
 
-    def _advance(self, worlds: Sequence[tuple]) -> None:
-        for option, model, data in worlds:
+    def _advance(self, worlds: Sequence[tuple], control: np.ndarray) -> None:
+        for option, model, data, controls, index in worlds:
+            controls[:] = control[index]
             option.disableflags = self._quiet
             if self._continues:
                 mujoco.mj_step2(model, data)
@@ -139,23 +157,29 @@ class Physics:
         mujoco.mj_forward(model, data)
 
     def start(self, index: int, qpos: np.ndarray, qvel: np.ndarray) -> None:
-        """Begin world `index` anew from positions (nq,) and velocities (nv,); its model stays as it is."""
-        model, data = self.models[index], self.datas[index]
-        mujoco.mj_resetData(model, data)
-        data.qpos[:], data.qvel[:] = qpos, qvel
-        mujoco.mj_forward(model, data)
+        """Begin world `index` anew from positions (nq,) and velocities (nv,); its model stays as it is.
 
-    def reader(self, select: Callable[[mujoco.MjData], Sequence[np.ndarray]]) -> Callable[[], np.ndarray]:
+        Only what an MuJoCo step begins with is set. Derived quantities (`xpos`, ...) follow with the next step.
+        """
+        data = self.datas[index]
+        mujoco.mj_setState(self.models[index], data, self._fresh, _STATE)
+        data.qpos[:], data.qvel[:] = qpos, qvel
+
+    def reader(self, select: Callable[[mujoco.MjData], Sequence[np.ndarray]]) -> Callable[..., np.ndarray]:
         """Return a function that gathers 1-D views `select(data)` of every world into one (n, k) array.
 
-        The array is the same at each call, overwritten: gathering costs one numpy call for all worlds.
+        The array is the same at each call, overwritten: gathering costs one numpy call for all worlds. Called
+        with the index of a world, the function brings that row up to date only.
         """
-        views = [np.atleast_1d(view) for data in self.datas for view in select(data)]
-        gathered = np.empty((len(self.datas), sum(view.size for view in views) // len(self.datas)))
-        flat = gathered.reshape(-1)
+        views = [[np.atleast_1d(view) for view in select(data)] for data in self.datas]
+        gathered = np.empty((len(views), sum(view.size for view in views[0])))
+        together, flat = [view for row in views for view in row], gathered.reshape(-1)
 
-        def read() -> np.ndarray:
-            np.concatenate(views, out=flat)
+        def read(index: int | None = None) -> np.ndarray:
+            if index is None:
+                np.concatenate(together, out=flat)
+            else:
+                np.concatenate(views[index], out=gathered[index])
             return gathered
 
         return read
