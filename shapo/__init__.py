@@ -6,9 +6,9 @@
 The method is `shapo.sharpness`; read that file first.
 """
 
-from shapo.algorithms import PIDLag, TRPOLag
+from shapo.envs import make_env  # isort: skip  # first: it imports gymnasium quietly
+from shapo.algorithms import CPO, CRPO, PIDLag, SauteRL, TRPOLag
 from shapo.config import Config
-from shapo.envs import make_env
 from shapo.profiles import PROFILES
 from shapo.run import Run
 from shapo.sharpness import (
@@ -26,6 +26,8 @@ from shapo.training import train
 
 __version__ = "0.1.0"
 __all__ = [
+    "CPO",
+    "CRPO",
     "PROFILES",
     "Config",
     "EuclideanSAM",
@@ -35,6 +37,7 @@ __all__ = [
     "PIDLag",
     "Perturbation",
     "Run",
+    "SauteRL",
     "Study",
     "TRPOLag",
     "alpha_from_delta",

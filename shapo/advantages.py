@@ -9,12 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shapo.checks import NonFiniteError
 from shapo.critics import Critics
 from shapo.networks import GaussianActor, RunningNormalizer
-
-
-class NonFiniteError(FloatingPointError):
-    """A reward, cost, observation, gradient or parameter became NaN or infinite."""
 
 
 @dataclass

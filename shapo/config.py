@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from types import CodeType, FunctionType
+from typing import Any, Generic, Protocol
 
 from shapo.algorithms import ALGORITHMS, TrustRegion
+from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, check, whole
 from shapo.envs import TASKS, BatchedEnv, make_env
 from shapo.sharpness import EuclideanSAM, Perturbation
 
@@ -45,7 +46,7 @@ class Config:
     max_grad_norm: float = 40.0  # each critic's gradient is clipped to this norm
 
     def __post_init__(self):
-        if self.task not in TASKS:
+        if not isinstance(self.task, str) or self.task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}; got {self.task!r}")
         if isinstance(self.algorithm, str):
             if self.algorithm not in ALGORITHMS:
@@ -61,30 +62,21 @@ class Config:
             raise TypeError(f"critic must be None or EuclideanSAM(rho); got {self.critic!r}")
         if self.cost_limit is None:
             object.__setattr__(self, "cost_limit", float(TASKS[self.task].cost_limit))
-        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
         self._check_numbers()
         object.__setattr__(self, "algorithm", self.algorithm.prepared(self.task, self.cost_limit))
         describe(self)  # a perturbation that cannot be named cannot be stored either: say so now
 
     def _check_numbers(self) -> None:
-        for name in ("total_steps", "num_envs", "steps_per_epoch", "critic_passes", "minibatch_size", "seed"):
-            value, least = getattr(self, name), 0 if name == "seed" else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}")
-        if not self.hidden_sizes or any(not isinstance(size, int) or size < 1 for size in self.hidden_sizes):
-            raise ValueError(f"hidden_sizes must be positive whole numbers; got {self.hidden_sizes!r}")
-        for name, lowest, highest in (
-            ("cost_limit", 0, math.inf), ("critic_lr", 0, math.inf), ("critic_l2", 0, math.inf),
-            ("max_grad_norm", 0, math.inf), ("gamma", 0, 1), ("cost_gamma", 0, 1),
-            ("gae_lambda", 0, 1), ("cost_gae_lambda", 0, 1),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if (
-                not isinstance(value, int | float)
-                or not math.isfinite(value)
-                or not lowest <= value <= highest
-            ):
-                raise ValueError(f"{name} must be a finite number from {lowest} to {highest}; got {value!r}")
+        check(
+            self, total_steps=whole(1), seed=whole(0), num_envs=whole(1), steps_per_epoch=whole(1),
+            critic_passes=whole(1), minibatch_size=whole(1), cost_limit=AT_LEAST_0, critic_lr=AT_LEAST_0,
+            critic_l2=AT_LEAST_0, max_grad_norm=POSITIVE, gamma=UNIT, cost_gamma=UNIT, gae_lambda=UNIT,
+            cost_gae_lambda=UNIT,
+        )  # fmt: skip
+        sizes = self.hidden_sizes
+        if not isinstance(sizes, list | tuple) or not sizes:
+            raise ValueError(f"hidden_sizes must be a tuple of layer sizes such as (64, 64); got {sizes!r}")
+        object.__setattr__(self, "hidden_sizes", tuple(whole(1)("hidden_sizes", size) for size in sizes))
         if self.steps_per_epoch % self.num_envs:
             raise ValueError(
                 f"num_envs must divide steps_per_epoch = {self.steps_per_epoch}; got num_envs = {self.num_envs}"
@@ -112,39 +104,60 @@ class Config:
     @property
     def run_id(self) -> str:
         """Hash of the whole config and the method version: the run's identity."""
-        text = json.dumps({"method": METHOD_VERSION, "config": describe(self)}, sort_keys=True)
+        text = json.dumps(
+            {"method": METHOD_VERSION, "config": describe(self)}, sort_keys=True, allow_nan=False
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def describe(value: Any) -> Any:
-    """A config as JSON-able values. Classes go by name; one from outside the package (a notebook cell, say) also by the
-    hash of its source, so that editing it names a new run. Raises TypeError for what has no such description.
+    """A config as JSON-able values. Classes go by name; one from outside the package (a notebook cell, say) also by a
+    hash of the code of its methods, so that editing it names a new run. What the methods call or read from outside
+    the class is not seen: keep it in fields. Raises TypeError for what has no such description.
     """
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
-        inside = kind.__module__.split(".")[0] == "shapo"
-        name = (
-            {"class": kind.__qualname__}
-            if inside
-            else {"class": kind.__qualname__, "source": _source_hash(kind)}
-        )
+        if not kind.__dataclass_params__.frozen:
+            raise TypeError(f"{kind.__qualname__} must be a frozen dataclass: @dataclass(frozen=True)")
+        name = {"class": kind.__qualname__}
+        if any(map(_from_outside, kind.__mro__)):
+            name["code"] = _code_hash(kind)
         return name | {field.name: describe(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, list | tuple):
         return [describe(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
+    if (
+        value is None
+        or isinstance(value, bool | int | str)
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
         return value
-    raise TypeError(f"a config holds plain values and frozen dataclasses of them; got {value!r}")
+    raise TypeError(f"a config holds plain, finite values and frozen dataclasses of them; got {value!r}")
 
 
-def _source_hash(kind: type) -> str:
-    try:
-        source = "".join(inspect.getsource(base) for base in kind.__mro__ if _user_defined(base))
-    except (OSError, TypeError) as error:
-        raise TypeError(
-            f"the source of {kind.__qualname__} cannot be read, so its runs cannot be named"
-        ) from error
-    return hashlib.sha256(source.encode()).hexdigest()[:12]
+def _from_outside(kind: type) -> bool:
+    return kind not in (object, Protocol, Generic) and kind.__module__.partition(".")[0] != "shapo"
 
 
-def _user_defined(kind: type) -> bool:
-    return kind.__module__.split(".")[0] not in ("shapo", "builtins", "typing", "abc")
+def _code_hash(kind: type) -> str:
+    """Compiled code, not source: a notebook's classes travel to worker processes without theirs."""
+    code = []
+    for base in filter(_from_outside, kind.__mro__):
+        for name, member in sorted(vars(base).items()):
+            function = getattr(member, "__func__", getattr(member, "fget", member))
+            if isinstance(function, FunctionType) and name not in _GENERATED:
+                code.append((name, _constants(function.__code__), function.__defaults__))
+    return hashlib.sha256(repr(code).encode()).hexdigest()[:12]
+
+
+# What @dataclass writes follows from the fields, which are named anyway.
+_GENERATED = {"__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__replace__"}
+
+
+def _constants(code: CodeType) -> tuple:
+    """Code without file names and line numbers."""
+    constants = [_constants(c) if isinstance(c, CodeType) else _ordered(c) for c in code.co_consts]
+    return code.co_code, constants, code.co_names, code.co_varnames
+
+
+def _ordered(constant: Any) -> Any:
+    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant

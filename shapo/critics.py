@@ -98,7 +98,9 @@ class Critics:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         tensors = {"theta": self.theta, "adam_m": self.adam_m, "adam_v": self.adam_v}
-        return {name: tensor.numpy() for name, tensor in tensors.items()} | {"steps": np.array(self.steps)}
+        return {name: tensor.numpy().copy() for name, tensor in tensors.items()} | {
+            "steps": np.array(self.steps)
+        }
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         for name in ("theta", "adam_m", "adam_v"):

@@ -64,14 +64,15 @@ class Fisher:
     def solve(self, b: Tensor) -> tuple[Tensor, Tensor]:
         """x ≈ F⁻¹ b and F x, both (P,).
 
-        A SHAPO update solves twice, for g and then for g̃ ≈ g. The second solve starts from the best multiple of the
-        first solution and stops at the first one's relative residual: equal accuracy, fewer products.
+        A SHAPO update solves twice, for g and then for g̃ ≈ g. Where the best multiple of the last solution is better
+        than nothing, a solve starts there and stops at the last one's relative residual: equal accuracy, less work.
         """
         start, tolerance = None, self.tolerance
         if self._last is not None:
             x, image, reached = self._last
             scale = (b @ x) / (x @ image)  # argmin over c of the F-norm error of c x
-            start, tolerance = (scale * x, scale * image), max(tolerance, reached)
+            if (b - scale * image).norm() < b.norm():
+                start, tolerance = (scale * x, scale * image), max(tolerance, min(reached, 0.1))
         x, residual, used = conjugate_gradient(
             self, b, iterations=self.iterations, tolerance=tolerance, start=start
         )

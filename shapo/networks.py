@@ -117,7 +117,7 @@ class GaussianActor:
         return self.mean(observation).numpy().astype(np.float64) + np.exp(self.log_std().numpy()) * noise
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        return {"theta": self.theta.numpy()}
+        return {"theta": self.theta.numpy().copy()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         self.theta = torch.from_numpy(state["theta"]).clone()

@@ -26,6 +26,8 @@ from shapo.store import (
 )
 
 TABLES = ("progress", "episodes", "timing")
+# What a table has before its first row.
+COLUMNS = {"episodes": dict.fromkeys(("steps", "env", "return", "cost", "length", "failed"), ())}
 
 
 class Policy:
@@ -72,17 +74,21 @@ class Run:
 
     def __init__(self, config: Config, runs: str | Path | None = None):
         self.config = config
-        folder = Path(runs) if runs is not None else runs_folder()
+        self.folder = Path(runs if runs is not None else runs_folder()).absolute()
         name = f"{type(config.algorithm).__name__}-seed{config.seed}-{config.run_id}"
-        self.path = folder / config.task / name
+        self.path = self.folder / config.task / name
         self.checkpoint = self.path / "checkpoint"
 
     def __repr__(self) -> str:
-        return f"<Run {self.path.parent.name}/{self.path.name}: {self.epoch} of {self.config.epochs} epochs>"
+        try:
+            how_far = f"{self.epoch} of {self.config.epochs} epochs"
+        except CorruptCheckpointError:
+            how_far = "its checkpoint is damaged"
+        return f"<Run {self.path.parent.name}/{self.path.name}: {how_far}>"
 
     @property
     def exists(self) -> bool:
-        """Whether an epoch has been finished."""
+        """Whether training has begun."""
         return self.checkpoint.exists()
 
     @property
@@ -134,7 +140,9 @@ class Run:
         )  # weights, bias and log σ of each action
 
     def load(self) -> tuple[dict[str, np.ndarray], dict]:
-        """(arrays, meta) of the checkpoint. Raises CorruptCheckpointError, FileNotFoundError."""
+        """(arrays, meta) of the checkpoint, not to be changed. Raises CorruptCheckpointError, FileNotFoundError."""
+        if not self.exists:
+            raise FileNotFoundError(f"{self.path} has no checkpoint: this run has not begun")
         stat = self.checkpoint.stat()
         arrays, meta = _load(self.checkpoint, stat.st_mtime_ns, stat.st_size, stat.st_ino)
         if meta["config"] != describe(self.config) or meta["method"] != METHOD_VERSION:
@@ -142,11 +150,15 @@ class Run:
         return arrays, meta
 
     def save(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
-        """Replaces the checkpoint, atomically."""
+        """Replaces the checkpoint, atomically; before the last one, writes progress.csv and episodes.csv for people."""
         history = self.load()[1]["provenance"] if self.exists else []
         here = provenance()
         history = history if history and history[-1] == here else [*history, here]
         meta = meta | {"config": describe(self.config), "method": METHOD_VERSION, "provenance": history}
+        if meta["epoch"] == self.config.epochs:
+            for name in ("progress", "episodes"):
+                table = self.unpack_tables(arrays)[name]
+                write_atomically(self.path / f"{name}.csv", table.to_csv(index=False).encode())
         save_checkpoint(self.checkpoint, arrays, meta)
 
     def write_config(self) -> None:
@@ -154,13 +166,6 @@ class Run:
         if not (self.path / "config.json").exists():
             text = json.dumps({"method": METHOD_VERSION, "config": describe(self.config)}, indent=2)
             write_atomically(self.path / "config.json", text.encode())
-
-    def export_tables(self) -> None:
-        """progress.csv and episodes.csv of a finished run, for people and other tools."""
-        for name in ("progress", "episodes"):
-            path = self.path / f"{name}.csv"
-            if not path.exists():
-                write_atomically(path, self._table(name).to_csv(index=False).encode())
 
     def _table(self, name: str) -> pd.DataFrame:
         return self.unpack_tables(self.load()[0])[name] if self.exists else pd.DataFrame()
@@ -181,10 +186,10 @@ class Run:
             table, colon, column = key.partition(":")
             if colon:
                 columns[table][column] = values
-        return {name: pd.DataFrame(table) for name, table in columns.items()}
+        return {name: pd.DataFrame(table or COLUMNS.get(name)) for name, table in columns.items()}
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _load(path: Path, *_version: int) -> tuple[dict[str, np.ndarray], dict]:
     return load_checkpoint(path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from pathlib import Path
 
 import joblib
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from shapo.config import Config
 from shapo.run import Run
+from shapo.store import CorruptCheckpointError
 from shapo.training import train
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -44,44 +45,57 @@ class Study:
         """Trains what is missing, resumes what was cut off, skips what is finished.
 
         executor: any `concurrent.futures.Executor`; None for one process per core. Runs that fail do not stop the
-        others; raises StudyError, which lists them, at the end.
+        others; raises StudyError, which lists them, at the end, and RuntimeError where workers see another run store.
         """
-        missing = [run for run in self.runs if not run.finished]
-        if not missing:
-            return self
-        own = executor is None
+        missing, failures = [], []
+        for run in self.runs:
+            try:
+                if not run.finished:
+                    missing.append(run)
+            except CorruptCheckpointError as error:
+                failures.append((run, error))
+        own = executor is None and missing
         if own:
-            workers = min(joblib.cpu_count(), len(missing))
-            executor = get_reusable_executor(workers, env=ONE_THREAD)
+            executor = get_reusable_executor(min(joblib.cpu_count(), len(missing)), env=ONE_THREAD)
         futures = {
-            executor.submit(train, run.config, runs=self._folder, progress=False): run for run in missing
+            executor.submit(train, run.config, runs=run.folder, progress=False): run for run in missing
         }
         try:
-            self._follow(set(futures), progress)
+            self._follow(set(futures), missing, progress)
         except BaseException:
+            for future in futures:
+                future.cancel()
             if own:
                 executor.shutdown(kill_workers=True)
             raise
-        failures = [(run, future.exception()) for future, run in futures.items() if future.exception()]
+        failures += [(run, future.exception()) for future, run in futures.items() if future.exception()]
         if failures:
             raise StudyError(failures)
+        if strangers := [run.path for run in missing if not run.finished]:
+            raise RuntimeError(f"the executor's workers do not share this run store; not there: {strangers}")
         return self
 
-    def _follow(self, pending: set, progress: bool) -> None:
+    def _follow(self, pending: set[Future], missing: list[Run], progress: bool) -> None:
         """One bar over all epochs, read from the run store, until nothing is pending."""
+        total = sum(run.config.epochs for run in self.runs)
+        done = total - sum(run.config.epochs for run in missing)
+        begun = done + sum(run.epoch for run in missing)
         with tqdm(
-            total=sum(run.config.epochs for run in self.runs), initial=sum(run.epoch for run in self.runs),
-            desc=f"study {self.name}", unit="epoch", file=sys.stdout, disable=not progress,
-        ) as bar:  # fmt: skip
+            total=total,
+            initial=begun,
+            desc=f"study {self.name}",
+            unit="epoch",
+            file=sys.stdout,
+            disable=not progress,
+        ) as bar:
             while pending:
                 _, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
-                bar.update(sum(run.epoch for run in self.runs) - bar.n)
-                latest = [run.progress.iloc[-1] for run in self.runs if run.exists]
-                if latest:
-                    last = pd.DataFrame(latest)
+                latest = pd.concat([_last_row(run) for run in missing])
+                bar.update(done + int(latest.get("epoch", pd.Series(dtype=int)).sum()) - bar.n)
+                if len(latest):
                     bar.set_postfix_str(
-                        f"return {_range(last.episode_return)}, cost {_range(last.episode_cost)}, "
-                        f"λ {_range(last.lagrangian_multiplier)}",
+                        f"return {_range(latest.episode_return)}, cost {_range(latest.episode_cost)}, "
+                        f"λ {_range(latest.lagrangian_multiplier)}"
                     )
 
     @property
@@ -98,6 +112,14 @@ class Study:
         return pd.concat(
             [getattr(run, name).assign(run=index) for index, run in enumerate(self.runs)], ignore_index=True
         )
+
+
+def _last_row(run: Run) -> pd.DataFrame:
+    """The last row of progress; none before the first epoch, or where the checkpoint is damaged (its future tells)."""
+    try:
+        return run.progress.tail(1)
+    except CorruptCheckpointError:
+        return pd.DataFrame()
 
 
 def _range(values: pd.Series) -> str:

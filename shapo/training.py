@@ -15,7 +15,8 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from shapo.advantages import NonFiniteError, Rollout, collect, make_batch
+from shapo.advantages import Rollout, collect, make_batch
+from shapo.checks import NonFiniteError
 from shapo.config import Config
 from shapo.critics import Critics
 from shapo.networks import GaussianActor, RunningNormalizer
@@ -35,13 +36,14 @@ def train(config: Config, *, runs: str | Path | None = None, progress: bool = Tr
     Raises NonFiniteError when training diverges (the last good checkpoint stays), CorruptCheckpointError.
     """
     run = Run(config, runs)
+    if run.finished:
+        return run
     run.path.mkdir(parents=True, exist_ok=True)
     with _exclusive(run), one_thread():
-        if not run.finished:
+        if not run.finished:  # another process may have finished it meanwhile
             remove_leftovers(run.path)
             run.write_config()
             _train(run, progress)
-        run.export_tables()
     return run
 
 
@@ -75,6 +77,8 @@ def _train(run: Run, progress: bool) -> None:
     config, trainer = run.config, Trainer(run.config)
     if run.exists:
         trainer.restore(*run.load())
+    else:
+        run.save(*trainer.state())  # what cannot be stored should fail before the first epoch, not after it
     label = f"{type(config.algorithm).__name__} {config.task} seed {config.seed}"
     with tqdm(
         total=config.epochs,
@@ -116,7 +120,12 @@ class Trainer:
         obs_dim, act_dim = self.env.single_observation_space.shape[0], self.env.single_action_space.shape[0]
         self.actor = GaussianActor(obs_dim, act_dim, config.hidden_sizes, networks)
         self.critics = Critics(
-            obs_dim, config.hidden_sizes, networks, config.critic_lr, config.critic_l2, config.max_grad_norm
+            obs_dim,
+            config.hidden_sizes,
+            networks,
+            learning_rate=config.critic_lr,
+            l2=config.critic_l2,
+            max_grad_norm=config.max_grad_norm,
         )
         self.normalizer = RunningNormalizer(obs_dim - self.algorithm.extra_observations)
         self.algorithm_state = self.algorithm.initial_state()
@@ -136,8 +145,11 @@ class Trainer:
         )  # fmt: skip
         clock.append(time.perf_counter())
         finished = self._finished_episodes(rollout)
-        recent = [(episode["cost"], episode["length"]) for episode in self.episodes[-WINDOW:]]
-        mean_cost, mean_length = np.mean(recent, axis=0).tolist() if recent else (np.nan, np.nan)
+        recent = self.episodes[-WINDOW:]
+        mean_cost, mean_length = (
+            float(np.mean([episode[key] for episode in recent])) if recent else np.nan
+            for key in ("cost", "length")
+        )
         if recent:
             self.algorithm_state = self.algorithm.observe(self.algorithm_state, mean_cost, config.cost_limit)
         batch = make_batch(
@@ -148,17 +160,19 @@ class Trainer:
             mean_length,
         )
         samples = (self.epoch + 1) * config.steps_per_epoch
-        actor_log = self.algorithm.update_actor(
-            self.actor, batch, config.actor, samples, self.algorithm_state
-        )
+        with torch.random.fork_rng(devices=[]):  # for perturbations that draw random numbers from PyTorch
+            torch.manual_seed(int(np.random.SeedSequence([config.seed, self.epoch]).generate_state(1)[0]))
+            actor_log = self.algorithm.update_actor(
+                self.actor, batch, config.actor, samples, self.algorithm_state
+            )
         clock.append(time.perf_counter())
         self.critics.fit(
             batch.observation,
             batch.target,
             self.minibatch_rng,
-            config.critic_passes,
-            config.minibatch_size,
-            config.critic,
+            passes=config.critic_passes,
+            minibatch_size=config.minibatch_size,
+            sam=config.critic,
         )
         clock.append(time.perf_counter())
         for name, network in (("actor", self.actor), ("critics", self.critics)):
@@ -171,7 +185,7 @@ class Trainer:
             "episode_return": np.mean([e["return"] for e in finished]) if finished else np.nan,
             "episode_cost": np.mean([e["cost"] for e in finished]) if finished else np.nan,
             "J_C": mean_cost, **self.totals, "cost_rate": self.totals["total_cost"] / samples,
-            "lagrangian_multiplier": self.algorithm_state["lagrangian_multiplier"],
+            "lagrangian_multiplier": self.algorithm_state.get("lagrangian_multiplier", np.nan),
             **actor_log, "std": float(self.actor.log_std().exp().mean()),
         }  # fmt: skip
         self.progress.append(row)
@@ -220,8 +234,8 @@ class Trainer:
         """Back to a state that `state` returned."""
         for name, part in self._parts().items():
             part.load_state_dict(unprefixed(name, arrays))
-        self.observation, self.running = arrays["observation"], arrays["running"]
-        self.epoch, self.totals = meta["epoch"], meta["totals"]
+        self.observation, self.running = arrays["observation"].copy(), arrays["running"].copy()
+        self.epoch, self.totals = meta["epoch"], dict(meta["totals"])
         self.algorithm_state = {
             k: tuple(v) if isinstance(v, list) else v for k, v in meta["algorithm"].items()
         }

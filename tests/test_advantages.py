@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from shapo.advantages import NonFiniteError, Rollout, collect, gae, make_batch
+from shapo.advantages import Rollout, collect, gae, make_batch
+from shapo.checks import NonFiniteError
 from shapo.critics import Critics
 from shapo.networks import GaussianActor, RunningNormalizer
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from shapo.advantages import Batch, NonFiniteError
+from shapo.advantages import Batch
 from shapo.algorithms import PIDLag, TRPOLag, TrustRegion
 from shapo.algorithms.trust_region import Surrogate, centred, standardised
+from shapo.checks import NonFiniteError
+from shapo.fisher import GaussianFisher
 from shapo.networks import GaussianActor
 from shapo.sharpness import EuclideanSAM, FisherSAM
 
@@ -74,9 +76,10 @@ def test_lagrangian_advantage_is_the_fields_convention():
     assert torch.allclose(PIDLag().advantage({"lagrangian_multiplier": 0.7}, batch), expected, rtol=1e-6)
 
 
-def test_update_is_the_trust_region_step_of_the_surrogate():
+@pytest.mark.parametrize("target_kl", [0.01, 0.003])
+def test_update_is_the_trust_region_step_of_the_surrogate(target_kl):
     actor, batch = make_problem()
-    algorithm = TrustRegion(cg_iterations=400)
+    algorithm = TrustRegion(cg_iterations=400, target_kl=target_kl)
     surrogate, theta0 = Surrogate(actor, batch), actor.theta
     advantage = standardised(batch.advantage[0])
     g = surrogate.gradient(theta0, advantage)
@@ -87,12 +90,12 @@ def test_update_is_the_trust_region_step_of_the_surrogate():
         ).sum(-1).mean(), theta0,
     )  # fmt: skip
     natural = torch.linalg.solve(hessian + 0.1 * torch.eye(len(g), dtype=torch.float64), g)
-    step = math.sqrt(2 * 0.01 / float(g @ natural)) * natural
+    step = math.sqrt(2 * target_kl / float(g @ natural)) * natural
     log = algorithm.update_actor(actor, batch, None, 1, {})
     trial = int(log["line_search_trials"]) - 1
     assert torch.allclose(actor.theta, theta0 + 0.8**trial * step, rtol=1e-5, atol=1e-7)
     value, kl = surrogate.value_and_kl(actor.theta, advantage)
-    assert 0 < kl <= 0.01 and value > 0
+    assert 0 < kl <= target_kl and value > 0
     assert log["kl"] == kl and log["improvement"] == pytest.approx(value, abs=1e-12)
 
 
@@ -101,9 +104,6 @@ def test_shapo_steps_along_the_gradient_at_the_worst_policy():
     algorithm, state = TRPOLag(cg_iterations=400), {"lagrangian_multiplier": 0.5}
     surrogate, theta0 = Surrogate(actor, batch), actor.theta
     advantage = algorithm.advantage(state, batch)
-    fisher_columns = []
-    from shapo.fisher import GaussianFisher
-
     fisher = GaussianFisher(actor, batch.observation, damping=0.1)
     fisher_columns = torch.stack([fisher(v) for v in torch.eye(len(theta0), dtype=torch.float64)])
 
@@ -188,14 +188,34 @@ def test_non_finite_gradient_is_named():
         TRPOLag().update_actor(actor, batch, None, 1, TRPOLag().initial_state())
 
 
-@pytest.mark.parametrize(
-    "field, bad",
-    [
-        ("target_kl", 0.0), ("target_kl", math.nan), ("cg_iterations", 0), ("cg_damping", -0.1),
-        ("line_search_steps", 0), ("line_search_decay", 1.0), ("lagrangian_multiplier_init", -1.0),
-        ("pid_kp", -0.1), ("pid_ki", math.inf), ("pid_delta_p_ema", 1.0), ("pid_d_delay", 0),
-    ],
-)  # fmt: skip
+BAD = {
+    "target_kl": (0.0, math.nan, True, "0.01"), "cg_iterations": (0, 2.5), "cg_damping": (-0.1,),
+    "line_search_steps": (0, 15.0), "line_search_decay": (1.0,), "lagrangian_multiplier_init": (-1.0,),
+    "pid_kp": (-0.1,), "pid_ki": (math.inf,), "pid_delta_p_ema": (1.0,), "pid_d_delay": (0, 2.5),
+    "lagrangian_multiplier_lr": (math.nan, -1.0, "fast"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field, bad", [(field, bad) for field, values in BAD.items() for bad in values])
 def test_hyperparameters_are_checked(field, bad):
+    algorithm = TRPOLag if field == "lagrangian_multiplier_lr" else PIDLag
     with pytest.raises(ValueError, match=f"{field} must be"):
-        PIDLag(**{field: bad})
+        algorithm(**{field: bad})
+
+
+def test_numpy_numbers_become_plain_ones():
+    algorithm = PIDLag(target_kl=np.float32(0.5), cg_iterations=np.int64(7), pid_kp=1)
+    assert algorithm == PIDLag(target_kl=0.5, cg_iterations=7, pid_kp=1.0)
+    assert type(algorithm.cg_iterations) is int and type(algorithm.pid_kp) is float
+
+
+@pytest.mark.parametrize("epsilon", [lambda g: g[:-1], lambda g: g * math.inf])
+def test_a_bad_perturbation_is_named(epsilon):
+    @dataclass(frozen=True)
+    class Odd:
+        def __call__(self, gradient, fisher, samples):
+            return epsilon(gradient)
+
+    actor, batch = make_problem()
+    with pytest.raises((ValueError, NonFiniteError), match="Odd"):
+        TRPOLag().update_actor(actor, batch, Odd(), 1, TRPOLag().initial_state())

@@ -6,7 +6,10 @@ import math
 import subprocess
 import sys
 
+import nbformat
+import numpy as np
 import pytest
+from nbclient import NotebookClient
 
 from shapo import Config, EuclideanSAM, FisherSAM, FixedAlpha, PIDLag, Run, TRPOLag
 from shapo.config import describe
@@ -18,7 +21,7 @@ BAD = [
     ("algorithm", PIDLag, "algorithm must be a name or"),
     ("actor", 0.001, "actor must be None or"),
     ("actor", FisherSAM, "actor must be None or"),
-    ("actor", lambda gradient, fisher, samples: gradient, "plain values and frozen dataclasses"),
+    ("actor", lambda gradient, fisher, samples: gradient, "plain, finite values and frozen dataclasses"),
     ("critic", FisherSAM(0.1), "critic must be None or"),
     ("total_steps", 30_000, "total_steps must be a multiple of steps_per_epoch = 20000; got 30000"),
     ("total_steps", 0, "total_steps must be a whole number"),
@@ -27,9 +30,13 @@ BAD = [
     ("num_envs", 0, "num_envs must be a whole number"),
     ("seed", -1, "seed must be a whole number, at least 0"),
     ("seed", True, "seed must be a whole number"),
-    ("hidden_sizes", (), "hidden_sizes must be positive"),
-    ("hidden_sizes", (64, 0), "hidden_sizes must be positive"),
-    ("gamma", 1.5, "gamma must be a finite number from 0 to 1"),
+    ("task", ["PointGoal1-v0"], "task must be one of"),
+    ("hidden_sizes", (), "hidden_sizes must be a tuple of layer sizes"),
+    ("hidden_sizes", 64, "hidden_sizes must be a tuple of layer sizes"),
+    ("hidden_sizes", (64, 0), "hidden_sizes must be a whole number, at least 1"),
+    ("hidden_sizes", (True,), "hidden_sizes must be a whole number, at least 1"),
+    ("gamma", 1.5, "gamma must be a number from 0 to 1"),
+    ("gamma", True, "gamma must be a number from 0 to 1"),
     ("gae_lambda", -0.1, "gae_lambda must be"),
     ("cost_limit", math.nan, "cost_limit must be a finite number"),
     ("cost_limit", -1.0, "cost_limit must be a finite number"),
@@ -73,7 +80,32 @@ def test_description_is_json_and_complete():
     assert '"alpha": 0.05' in text and '"pid_kp": 0.1' in text and '"class": "FisherSAM"' in text
 
 
-USER_CLASS = """
+def test_equal_configs_are_one_run_however_they_were_written():
+    plain = Config(cost_limit=10.0, gamma=1.0, seed=3, actor=FisherSAM(0.5))
+    for other in (
+        Config(cost_limit=10, gamma=1, seed=np.int64(3), actor=FisherSAM(np.float32(0.5))),
+        Config(cost_limit=np.float64(10), gamma=1, seed=3, hidden_sizes=[64, 64], actor=FisherSAM(0.5)),
+    ):
+        assert other == plain and other.run_id == plain.run_id and hash(other) == hash(plain)
+
+
+def test_a_perturbation_must_be_frozen_and_finite():
+    @dataclasses.dataclass
+    class Loose:
+        def __call__(self, gradient, fisher, samples):
+            return -gradient
+
+    with pytest.raises(TypeError, match="Loose must be a frozen dataclass"):
+        Config(actor=Loose())
+    with pytest.raises(TypeError, match="finite"):
+        Config(
+            actor=dataclasses.make_dataclass("P", [("x", float)], frozen=True, namespace={"__call__": print})(
+                math.nan
+            )
+        )
+
+
+CELL = """
 from dataclasses import dataclass
 import shapo
 
@@ -81,22 +113,42 @@ import shapo
 class Mine:
     scale: float
     def __call__(self, gradient, fisher, samples):
+        {comment}
         return {body}
 
-print(shapo.Config(actor=Mine(0.1)).run_id)
+config = shapo.Config(
+    actor=Mine(0.1), total_steps=800, steps_per_epoch=400, num_envs=4, minibatch_size=64, hidden_sizes=(8,), seed=4
+)
+print(config.run_id)
+"""
+CELL_RUN = """
+(run,) = shapo.Study("cell", [config], runs={runs!r}).run(progress=False).runs
+print(run.config.run_id, run.finished)
 """
 
 
-def test_a_users_perturbation_is_named_by_its_source(tmp_path):
-    def run_id(body, file):
-        (tmp_path / file).write_text(USER_CLASS.format(body=body))
-        done = subprocess.run([sys.executable, tmp_path / file], capture_output=True, text=True, check=True)
+def test_a_users_perturbation_is_named_by_its_code(tmp_path):
+    def run_id(body, comment):
+        (tmp_path / "script.py").write_text(CELL.format(body=body, comment=comment))
+        done = subprocess.run(
+            [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
-    same, again, edited = (
-        run_id("-self.scale * gradient", "a.py"), run_id("-self.scale * gradient", "b.py"), run_id("-gradient", "c.py"),
-    )  # fmt: skip
-    assert same == again != edited
+    original = run_id("-self.scale * gradient", "pass")
+    assert original == run_id("-self.scale * gradient", "# said differently\n        pass")
+    assert len({original, run_id("-gradient", "pass"), run_id("-2 * self.scale * gradient", "pass")}) == 3
+
+
+def test_a_perturbation_written_in_a_notebook_cell_runs_in_a_study(tmp_path):
+    cells = [CELL.format(body="-self.scale * gradient", comment="pass"), CELL_RUN.format(runs=str(tmp_path))]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    named, ran = ("".join(output.text for output in cell.outputs) for cell in notebook.cells)
+    assert ran.split() == [
+        named.strip(),
+        "True",
+    ]  # the same name in the kernel and in the worker that trained
 
 
 def test_runs_live_where_the_user_says(tmp_path, monkeypatch):

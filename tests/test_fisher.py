@@ -85,3 +85,19 @@ def test_second_solve_reaches_equal_accuracy_with_fewer_products():
     assert error <= 1.2 * (matrix @ cold_x - g_tilde).norm() / g_tilde.norm()
     assert recycled.solves[0] == 15 and recycled.solves[1] < 12
     assert torch.allclose(image, matrix @ x, atol=1e-10)
+
+
+def test_an_unrelated_solve_before_does_no_harm():
+    rng = np.random.default_rng(3)
+    spectrum = torch.from_numpy(np.geomspace(1e-4, 10, 60))  # too wide for 15 products
+    z, g = torch.from_numpy(rng.standard_normal((2, 60)))
+    fisher, cold = Fisher(lambda v: spectrum * v), Fisher(lambda v: spectrum * v)
+    fisher.solve(z)
+    (x, image), (cold_x, _) = fisher.solve(g), cold.solve(g)
+    assert fisher.solves[1] > 0
+
+    def energy(y):  # what conjugate gradient minimises
+        return float(0.5 * y @ (spectrum * y) - g @ y)
+
+    assert energy(x) <= 0.8 * energy(cold_x)  # both are negative
+    assert torch.allclose(image, spectrum * x, atol=1e-8)

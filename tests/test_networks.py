@@ -79,8 +79,8 @@ def test_normalizer_keeps_the_moments_of_everything_it_saw():
     assert torch.equal(copy(seen), normalizer(seen))
 
 
-def reference_fit(theta0, obs, target, order, batch, lr, l2, clip):
-    """A critic trained the usual way: torch.nn, autograd, clip_grad_norm_, Adam."""
+def reference_fit(theta0, obs, target, order, batch, lr, l2, clip, rho):
+    """A critic trained the usual way: torch.nn, autograd, clip_grad_norm_, Adam, and SAM as Foret et al. write it."""
     net = torch.nn.Sequential(
         torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)
     )
@@ -89,17 +89,31 @@ def reference_fit(theta0, obs, target, order, batch, lr, l2, clip):
     for permutation in order:
         for start in range(0, len(obs) - batch + 1, batch):
             index = permutation[start : start + batch]
-            loss = (net(obs[index])[:, 0] - target[index]).square().mean()
-            loss = loss + l2 * sum(p.square().sum() for p in net.parameters())
-            optimizer.zero_grad()
-            loss.backward()
+
+            def backward(index=index):
+                loss = (net(obs[index])[:, 0] - target[index]).square().mean()
+                optimizer.zero_grad()
+                (loss + l2 * sum(p.square().sum() for p in net.parameters())).backward()
+
+            backward()
+            if rho:
+                before = [p.detach().clone() for p in net.parameters()]
+                norm = torch.sqrt(sum(p.grad.square().sum() for p in net.parameters()))
+                with torch.no_grad():
+                    for p in net.parameters():
+                        p += rho * p.grad / norm
+                backward()
+                with torch.no_grad():
+                    for p, old in zip(net.parameters(), before, strict=True):
+                        p.copy_(old)
             torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
             optimizer.step()
     return torch.nn.utils.parameters_to_vector(net.parameters()).detach()
 
 
 @pytest.mark.parametrize("clip", [40.0, 0.5])
-def test_critics_learn_as_two_ordinary_networks_do(clip):
+@pytest.mark.parametrize("rho", [0.0, 0.1])
+def test_critics_learn_as_two_ordinary_networks_do(clip, rho):
     rng = np.random.default_rng(5)
     critics = Critics(3, (4, 4), rng, learning_rate=1e-2, l2=1e-3, max_grad_norm=clip)
     start = critics.theta.clone()
@@ -107,9 +121,10 @@ def test_critics_learn_as_two_ordinary_networks_do(clip):
     target = 3 * torch.from_numpy(rng.standard_normal((2, 70))).float()
     again = np.random.default_rng(6)
     order = [again.permutation(70) for _ in range(3)]
-    critics.fit(obs, target, np.random.default_rng(6), passes=3, minibatch_size=32)
+    sam = EuclideanSAM(rho) if rho else None
+    critics.fit(obs, target, np.random.default_rng(6), passes=3, minibatch_size=32, sam=sam)
     for k in range(2):
-        expected = reference_fit(start[k], obs, target[k], order, 32, 1e-2, 1e-3, clip)
+        expected = reference_fit(start[k], obs, target[k], order, 32, 1e-2, 1e-3, clip, rho)
         assert torch.allclose(critics.theta[k], expected, atol=2e-5)
         assert (critics.theta[k] - start[k]).norm() > 0.05
 

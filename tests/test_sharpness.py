@@ -7,6 +7,7 @@ import pytest
 import scipy.optimize
 import torch
 
+from shapo.checks import NonFiniteError
 from shapo.critics import Critics
 from shapo.fisher import Fisher, GaussianFisher
 from shapo.networks import GaussianActor
@@ -15,7 +16,6 @@ from shapo.sharpness import (
     FisherSAM,
     FixedAlpha,
     FixedDelta,
-    Perturbation,
     alpha_from_delta,
     delta_from_alpha,
     sharpness_aware_gradient,
@@ -64,6 +64,16 @@ def test_trust_region_step_of_nothing_is_nothing():
     assert not trust_region_step(g, lambda v: matrix @ v, 0.0).any()
 
 
+def test_extreme_gradients_give_their_step_or_a_clear_error():
+    matrix, g = problem()
+    step = trust_region_step(g, lambda v: matrix @ v, 0.01)
+    assert torch.allclose(trust_region_step(1e-200 * g, lambda v: matrix @ v, 0.01), step, rtol=1e-6)
+    with pytest.raises(NonFiniteError, match="gradient"):
+        trust_region_step(g * math.nan, lambda v: matrix @ v, 0.01)
+    with pytest.raises(torch.linalg.LinAlgError, match="positive definite"):
+        trust_region_step(g, lambda v: -(matrix @ v), 0.01)
+
+
 @pytest.mark.parametrize("bad", [-1e-3, math.nan, math.inf, "0.1", True, None])
 def test_radii_are_checked_before_anything_runs(bad):
     matrix, g = problem()
@@ -90,7 +100,6 @@ def test_perturbations_worsen_the_objective_at_their_radius():
     # Of all steps of that KL, ε_Down worsens the first-order objective most.
     same_kl = euclidean * math.sqrt(0.002 / float(0.5 * euclidean @ matrix @ euclidean))
     assert g @ down < g @ same_kl
-    assert isinstance(FisherSAM(0.1), Perturbation) and isinstance(EuclideanSAM(0.1), Perturbation)
 
 
 def test_schedules_are_each_others_inverse_and_drive_the_radius():

@@ -5,8 +5,8 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import shapo
-from shapo.advantages import NonFiniteError
+from shapo.advantages import Rollout
+from shapo.checks import NonFiniteError
 from shapo.store import CorruptCheckpointError, load_checkpoint, save_checkpoint
 from shapo.training import Trainer, one_thread
 
@@ -94,6 +95,26 @@ def test_threads_of_the_process_do_not_matter(tmp_path, reference):
     assert_same_run(shapo.Run(SMALL, tmp_path), reference)
 
 
+def test_a_run_interrupted_again_and_again_in_one_process_ends_with_the_same_bytes(
+    tmp_path, reference, monkeypatch
+):
+    epochs = Trainer.run_epoch
+
+    def interrupted(trainer):
+        row = epochs(trainer)  # the epoch is computed, and lost
+        if interruptions and trainer.epoch == interruptions[0]:
+            raise interruptions.pop(0) and KeyboardInterrupt
+        assert torch.get_num_threads() == 1
+        return row
+
+    interruptions = [1, 3, 4, 4, 7]
+    monkeypatch.setattr(Trainer, "run_epoch", interrupted)
+    while interruptions:
+        with pytest.raises(KeyboardInterrupt):
+            shapo.train(SMALL, runs=tmp_path, progress=False)
+    assert_same_run(shapo.train(SMALL, runs=tmp_path, progress=False), reference)
+
+
 def test_parallel_runs_are_the_serial_ones(tmp_path, reference):
     study = shapo.Study("pair", [SMALL, replace(SMALL, seed=2), SMALL], runs=tmp_path).run(progress=False)
     assert len(study.runs) == 2 and all(run.finished for run in study.runs)
@@ -102,10 +123,120 @@ def test_parallel_runs_are_the_serial_ones(tmp_path, reference):
     assert not study.runs[1].progress.equals(study.runs[0].progress)
 
 
+def test_threads_of_one_process_may_train_different_runs(tmp_path, reference):
+    with ThreadPoolExecutor(2) as executor:
+        study = shapo.Study("threads", [SMALL, replace(SMALL, seed=2)], runs=tmp_path).run(
+            executor, progress=False
+        )
+    assert_same_run(study.runs[0], reference)
+
+
+def test_a_study_whose_workers_see_another_store_says_so(tmp_path):
+    class Elsewhere(ThreadPoolExecutor):
+        def submit(self, function, *args, **kwargs):
+            return super().submit(function, *args, **kwargs | {"runs": tmp_path / "elsewhere"})
+
+    with Elsewhere(1) as executor, pytest.raises(RuntimeError, match="do not share this run store"):
+        shapo.Study("lost", [replace(SMALL, total_steps=400)], runs=tmp_path / "here").run(
+            executor, progress=False
+        )
+
+
+def test_a_damaged_run_does_not_stop_its_study(tmp_path):
+    config = replace(SMALL, total_steps=400)
+    bad, good = shapo.Run(config, tmp_path), shapo.Run(replace(config, seed=5), tmp_path)
+    bad.path.mkdir(parents=True)
+    bad.checkpoint.write_bytes(b"torn")
+    with pytest.raises(shapo.studies.StudyError, match="1 of the study's runs failed") as error:
+        shapo.Study("mixed", [bad.config, good.config], runs=tmp_path).run(progress=False)
+    assert str(bad.checkpoint) in str(error.value) and good.finished
+    assert bad.checkpoint.read_bytes() == b"torn" and "damaged" in repr(bad)
+
+
+OTHER = {
+    "seed": 2, "cost_limit": 25.0, "gamma": 0.9, "cost_gamma": 0.9, "gae_lambda": 0.8, "cost_gae_lambda": 0.8,
+    "critic_lr": 1e-4, "critic_l2": 0.1, "critic_passes": 5, "minibatch_size": 32, "max_grad_norm": 0.01,
+    "hidden_sizes": (8,), "num_envs": 2, "critic": None, "actor": None, "algorithm": shapo.PIDLag(target_kl=0.02),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", OTHER)
+def test_every_setting_reaches_the_training(tmp_path, field):
+    def outcome(config):
+        trainer = Trainer(config)
+        trainer.episodes = [{"cost": 30.0, "length": 1000}]  # for the multiplier to react to
+        with one_thread():
+            trainer.run_epoch(), trainer.run_epoch()
+        return trainer.actor.theta, trainer.critics.theta, trainer.algorithm_state
+
+    base = replace(SMALL, total_steps=800)
+    ours, same, other = outcome(base), outcome(base), outcome(replace(base, **{field: OTHER[field]}))
+    assert torch.equal(ours[0], same[0]) and torch.equal(ours[1], same[1])
+    equal = [ours[0].shape == other[0].shape and torch.equal(ours[0], other[0]),
+             ours[1].shape == other[1].shape and torch.equal(ours[1], other[1]), ours[2] == other[2]]  # fmt: skip
+    assert not all(equal)
+
+
+def test_the_multiplier_sees_the_last_fifty_episodes_and_the_limit():
+    trainer = Trainer(replace(SMALL, cost_limit=25.0))
+    trainer.episodes = [{"cost": float(cost), "length": 1000} for cost in range(80)]
+    row = trainer.run_epoch()
+    assert row["J_C"] == np.mean(range(30, 80))
+    state = SMALL.algorithm.observe(SMALL.algorithm.initial_state(), row["J_C"], 25.0)
+    assert row["lagrangian_multiplier"] == state["lagrangian_multiplier"] > 0
+
+
+def test_episodes_that_end_by_failure_are_counted():
+    trainer = Trainer(SMALL)
+    shape = (SMALL.steps_per_epoch // 4, 4)
+    terminated, truncated = np.zeros((2, *shape), bool)
+    terminated[9, 1] = truncated[19, 2] = True
+    rollout = Rollout(
+        torch.zeros(*shape, 1), np.zeros((*shape, 2)), np.ones(shape), np.full(shape, 0.5), terminated, truncated,
+        torch.zeros(4, 1), {},
+    )  # fmt: skip
+    trainer._finished_episodes(rollout)
+    assert trainer.episodes == [
+        {"steps": 40, "env": 1, "return": 10.0, "cost": 5.0, "length": 10, "failed": True},
+        {"steps": 80, "env": 2, "return": 20.0, "cost": 10.0, "length": 20, "failed": False},
+    ]
+    assert trainer.totals == {"total_cost": 200.0, "failures": 1}
+    assert trainer.running[2].tolist() == [100, 90, 80, 100]
+
+
+def test_non_finite_parameters_stop_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("shapo.critics.Critics.adam_step", lambda self, gradient: self.theta.fill_(torch.nan))
+    with pytest.raises(NonFiniteError, match="parameters of the critics became non-finite, in epoch 1"):
+        shapo.train(SMALL, runs=tmp_path, progress=False)
+
+
+@dataclass(frozen=True)
+class Random:
+    """A perturbation that draws from PyTorch's generator."""
+
+    def __call__(self, gradient, fisher, samples):
+        return 1e-3 * torch.randn_like(gradient)
+
+
+def test_random_perturbations_are_reproducible_and_leave_the_users_generator_alone():
+    thetas = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        trainer = Trainer(replace(SMALL, actor=Random()))
+        trainer.run_epoch()
+        thetas.append(trainer.actor.theta)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*thetas)
+
+
 def test_a_finished_run_returns_without_training(reference, monkeypatch):
     monkeypatch.setattr(Trainer, "run_epoch", lambda self: pytest.fail("trained again"))
     before = reference.checkpoint.stat().st_mtime_ns
-    again = shapo.train(SMALL, runs=reference.path.parent.parent, progress=False)
+    monkeypatch.setattr(
+        "shapo.training._exclusive", lambda run: pytest.fail("a lock, to read")
+    )  # a read-only store
+    again = shapo.train(SMALL, runs=reference.folder, progress=False)
     assert again.finished and again.checkpoint.stat().st_mtime_ns == before
 
 
@@ -189,15 +320,38 @@ def test_checkpoints_hold_no_pickle_and_survive_a_failed_write(tmp_path, monkeyp
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
 
 
+def test_leftovers_and_provenance(tmp_path, monkeypatch):
+    config = replace(SMALL, total_steps=800)
+    run = shapo.Run(config, tmp_path)
+    run.path.mkdir(parents=True)
+    (run.path / ".checkpoint.0123.tmp").write_bytes(b"half a checkpoint")
+    here = {"commit": "first"}
+    monkeypatch.setattr("shapo.run.provenance", lambda: dict(here))
+    epochs = Trainer.run_epoch
+    monkeypatch.setattr(Trainer, "run_epoch", lambda self: epochs(self) if not self.epoch else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        shapo.train(config, runs=tmp_path, progress=False)
+    here["commit"] = "second"
+    monkeypatch.setattr(Trainer, "run_epoch", epochs)
+    shapo.train(config, runs=tmp_path, progress=False)
+    assert run.provenance == [{"commit": "first"}, {"commit": "second"}]
+    assert not list(run.path.glob(".*.tmp"))
+
+
+def test_a_store_that_cannot_be_written_says_so_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "run_epoch", lambda self: pytest.fail("worked first"))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        shapo.train(SMALL, runs=tmp_path, progress=False)
+
+
 def test_two_processes_share_a_run_by_taking_turns(tmp_path, reference, capfd):
     first = child(tmp_path)
     run = shapo.Run(SMALL, tmp_path)
     while not run.exists:
         assert first.poll() is None
         time.sleep(0.01)
-    mine = threading.Thread(target=shapo.train, args=(SMALL,), kwargs={"runs": tmp_path, "progress": False})
-    mine.start()
-    mine.join()
+    shapo.train(SMALL, runs=tmp_path, progress=False)
     assert first.wait() == 0, first.stderr.read()
     assert "Another process is training" in capfd.readouterr().err
     assert_same_run(run, reference)
@@ -214,7 +368,7 @@ class BreaksLater:
 def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
     config = replace(SMALL, actor=BreaksLater())
     with pytest.raises(
-        NonFiniteError, match=r"gradient.*became non-finite, in epoch 3 \(800 steps done\).*last good"
+        NonFiniteError, match=r"ε of BreaksLater became non-finite, in epoch 3 \(800 steps done\).*last good"
     ):
         shapo.train(config, runs=tmp_path, progress=False)
     run = shapo.Run(config, tmp_path)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from shapo.advantages import Batch
 from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
+from shapo.checks import AT_LEAST_0, BELOW_1, check, whole
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,7 @@ class Lagrangian(TrustRegion):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.lagrangian_multiplier_init < math.inf:
-            raise ValueError(
-                f"lagrangian_multiplier_init must be at least 0 and finite; got {self.lagrangian_multiplier_init!r}"
-            )
+        check(self, lagrangian_multiplier_init=AT_LEAST_0)
 
     def advantage(self, state: State, batch: Batch) -> Tensor:
         lam = state["lagrangian_multiplier"]
@@ -34,6 +32,10 @@ class TRPOLag(Lagrangian):
     """TRPO-Lagrangian (Ray et al. 2019): λ by Adam ascent on λ (J_C − β), kept at least 0."""
 
     lagrangian_multiplier_lr: float = 0.035  # step size of Adam
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self, lagrangian_multiplier_lr=AT_LEAST_0)
 
     def initial_state(self) -> State:
         return {"lagrangian_multiplier": self.lagrangian_multiplier_init, "m": 0.0, "v": 0.0, "t": 0.0}
@@ -64,14 +66,10 @@ class PIDLag(Lagrangian):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("pid_kp", "pid_ki", "pid_kd"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite; got {getattr(self, name)!r}")
-        for name in ("pid_delta_p_ema", "pid_delta_d_ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)!r}")
-        if self.pid_d_delay < 1:
-            raise ValueError(f"pid_d_delay must be at least 1; got {self.pid_d_delay!r}")
+        check(
+            self, pid_kp=AT_LEAST_0, pid_ki=AT_LEAST_0, pid_kd=AT_LEAST_0, pid_d_delay=whole(1),
+            pid_delta_p_ema=BELOW_1, pid_delta_d_ema=BELOW_1,
+        )  # fmt: skip
 
     def initial_state(self) -> State:
         lam = self.lagrangian_multiplier_init

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shapo.advantages import Batch, NonFiniteError, Rollout
+from shapo.advantages import Batch, Rollout
+from shapo.checks import AT_LEAST_0, BELOW_1, POSITIVE, NonFiniteError, check, whole
 from shapo.fisher import Fisher, GaussianFisher
 from shapo.networks import GaussianActor, gaussian_kl, gaussian_log_prob
 from shapo.sharpness import Perturbation, sharpness_aware_gradient, trust_region_step
@@ -71,7 +72,9 @@ class TrustRegion:
     plain `state` of floats and tuples of floats, so that checkpoints need to know nothing about it.
     """
 
-    extra_observations: ClassVar[int] = 0  # columns `wrap` adds at the end of an observation; they are not normalised
+    extra_observations: ClassVar[int] = (
+        0  # columns `wrap` adds at the end of an observation; they are not normalised
+    )
 
     target_kl: float = 0.01  # δ_Up: radius of the step, nats
     cg_iterations: int = 15  # conjugate-gradient products a solve may use
@@ -80,15 +83,10 @@ class TrustRegion:
     line_search_decay: float = 0.8  # factor between two trials
 
     def __post_init__(self):
-        for name, valid, accepted in (
-            ("target_kl", 0 < self.target_kl < math.inf, "positive and finite"),
-            ("cg_iterations", self.cg_iterations >= 1, "at least 1"),
-            ("cg_damping", 0 <= self.cg_damping < math.inf, "at least 0 and finite"),
-            ("line_search_steps", self.line_search_steps >= 1, "at least 1"),
-            ("line_search_decay", 0 < self.line_search_decay < 1, "in (0, 1)"),
-        ):
-            if not valid:
-                raise ValueError(f"{name} must be {accepted}; got {getattr(self, name)!r}")
+        check(
+            self, target_kl=POSITIVE, cg_iterations=whole(1), cg_damping=AT_LEAST_0,
+            line_search_steps=whole(1), line_search_decay=BELOW_1,
+        )  # fmt: skip
 
     def prepared(self, task: str, cost_limit: float) -> TrustRegion:
         """The baseline as it runs on a task: with settings that depend on it filled in, itself if there are none.
@@ -153,6 +151,11 @@ class TrustRegion:
         def perturb(gradient: Tensor) -> Tensor:
             objective, its_advantage = self.objective(gradient, advantage, fisher, state)
             epsilon = perturbation(objective, fisher, samples)
+            name = type(perturbation).__name__
+            if epsilon.shape != theta0.shape:
+                raise ValueError(f"{name} must give ε of shape {tuple(theta0.shape)}; got {tuple(epsilon.shape)}")
+            if not torch.isfinite(epsilon).all():
+                raise NonFiniteError(f"ε of {name} became non-finite")
             worst, kl = surrogate.value_and_kl(theta0 + epsilon, its_advantage)
             log.update(kl_down=kl, surrogate_down=worst, surrogate_down_linear=float(objective @ epsilon))
             return epsilon
@@ -169,7 +172,7 @@ class TrustRegion:
     def line_search(
         self, surrogate: Surrogate, advantage: Tensor, step: Tensor, state: State | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """θ₀ + 0.8ᵏ ε for the first k that `accepts` (no worse a surrogate) and keeps the KL to π₀ at most target_kl."""
+        """θ₀ + 0.8ᵏ ε for the first k that `accepts` (no worse a surrogate) and keeps KL(π₀ ‖ ·) ≤ target_kl."""
         theta0 = surrogate.theta0
         before = np.array(surrogate.value(theta0, advantage).tolist())
         names = ("improvement", "cost_change")

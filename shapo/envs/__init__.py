@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 import shapo.envs.safety_gymnasium_compat  # isort: skip  # noqa: F401  # first: it imports gymnasium quietly
 from shapo.envs.batched import BatchedEnv, Task
 from shapo.envs.locomotion import Ant, Walker2d
@@ -36,6 +38,7 @@ _BUILDERS = {
         description="a two-legged robot in a vertical plane walks forward; falling costs",
     ): Walker2d,
 }
+_BUILDING = Lock()  # the first build imports and patches safety_gymnasium, one thread at a time
 TASKS: dict[str, Task] = {task.name: task for task in _BUILDERS}
 
 
@@ -60,4 +63,5 @@ def make_env(task: str, num_envs: int = 1, seed: int = 0, *, threads: int = 1) -
             raise TypeError(f"{name} must be an integer, got {value!r}")
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    return _BUILDERS[TASKS[task]](TASKS[task], num_envs, seed, threads)
+    with _BUILDING:
+        return _BUILDERS[TASKS[task]](TASKS[task], num_envs, seed, threads)
