@@ -110,8 +110,32 @@ def trajectory():
     return figures.trajectory(**episode(), title="an episode")
 
 
+def pessimistic_step():
+    delta = np.geomspace(1e-5, 1e-2, 7)
+    kl, drop, degrees = 0.7 * delta, -np.sqrt(delta), 100 * np.sqrt(delta)
+    sweep = {"delta": delta, "kl": kl, "quadratic": kl, "drop": drop, "linear": drop, "angle": degrees}
+    return figures.pessimistic_step(pd.DataFrame(sweep | {"step angle": 2 * degrees}), 1e-3)
+
+
+def conjugate_gradient_residuals():
+    return figures.conjugate_gradient_residuals(
+        {name: 0.5 ** np.arange(16) for name in ("g", "cold", "warm")}
+    )
+
+
+def line_search():
+    path = pd.DataFrame({"surrogate": [0.0, 0.1, 0.15], "kl": [0.0, 0.01, 0.04]}, index=[0.0, 1.0, 2.0])
+    return figures.line_search({"vanilla": path, "SHAPO": path / 2}, {"vanilla": 0.8, "SHAPO": 1.0}, 0.01)
+
+
+def critic_sharpness():
+    rise = np.linspace(0, 0.3, 5)[:, None] ** 2 * np.array([1.0, 30.0])
+    return figures.critic_sharpness(np.linspace(0, 0.3, 5), {"plain": rise, "SAM": rise / 2}, 0.05)
+
+
 FIGURES = (
     geometry, theorem1, quantile, agreement, dial, reweighting, measured_weights, learning_curves, trajectory,
+    pessimistic_step, conjugate_gradient_residuals, line_search, critic_sharpness,
 )  # fmt: skip
 
 
@@ -140,7 +164,7 @@ def test_the_bytes_do_not_depend_on_the_process(tmp_path):
 
 
 def test_smoke_does_not_overwrite_the_shipped_figures(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    monkeypatch.setattr("shapo.figures.style.ROOT", tmp_path)
     for profile, folder in (("smoke", "figures/smoke"), ("laptop", "figures"), ("paper", "figures")):
         for path in figures.save(dial(), f"dial_{profile}", profile):
             assert path.parent == tmp_path / folder and path.exists()
@@ -185,3 +209,10 @@ def test_shapes_that_do_not_match_are_refused():
     for draw in (figures.trajectory, figures.trajectory_animation):
         with pytest.raises(ValueError, match=r"\(400, 2\) and \(3, 2\)"):
             draw(**wrong)
+
+
+def test_the_line_search_marks_the_fraction_that_was_taken():
+    value, kl = line_search().axes
+    marks = {line.get_xdata()[0]: line.get_ydata()[0] for line in kl.lines if line.get_marker() == "o"}
+    assert marks == {0.8: pytest.approx(0.008), 1.0: pytest.approx(0.005)}
+    assert len(value.lines) == 4

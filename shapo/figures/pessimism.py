@@ -1,117 +1,32 @@
-"""The figures: one style, one `save`, one function per figure. A figure takes arrays and trains nothing.
-
-Colours are Okabe and Ito's eight, which stay apart under the common colour-vision deficiencies. Widths are
-those of a two-column paper: `COLUMN` for one column, `PAGE` for both.
-"""
+"""Notebooks 01 and 02: the geometry of pessimism, its quantile, and what it weighs."""
 
 from __future__ import annotations
 
-import io
-import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib import animation
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
-COLUMN, PAGE = 3.3, 7.0  # inches
-
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, RED, PINK = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GREY = "#8A8A8A"
-CYCLE = (GREY, BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK)
-SHAPO, EUCLIDEAN, PLAIN = BLUE, RED, GREY  # the same method has the same colour in every figure
-BAD, GOOD = RED, BLUE  # advantages
-
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.5,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "mathtext.fontset": "cm",
-    "axes.prop_cycle": plt.cycler(color=CYCLE),
-    "figure.dpi": 130,
-    "pdf.fonttype": 42,
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.07,
-    "animation.embed_limit": 40,
-}
-
-logging.getLogger("fontTools").setLevel(logging.ERROR)  # it remarks on the dates in the fonts of every PDF
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def use_style() -> None:
-    """Makes `STYLE` matplotlib's default. The figure functions call it themselves."""
-    plt.rcParams.update(STYLE)
-
-
-def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = None) -> list[Path]:
-    """Writes name.png and name.pdf to figures/; the smoke profile's go to figures/smoke/, which git ignores.
-
-    The files carry no date and no version, so the same figure gives the same bytes.
-
-    Returns:
-        the two paths.
-    """
-    folder = folder or (ROOT / "figures" / "smoke" if profile == "smoke" else ROOT / "figures")
-    folder.mkdir(parents=True, exist_ok=True)
-    anonymous = {
-        "png": {"Software": None},
-        "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-    }
-    paths = [folder / f"{name}.{kind}" for kind in anonymous]
-    with plt.rc_context(STYLE):
-        for path, metadata in zip(paths, anonymous.values(), strict=True):
-            fig.savefig(path, metadata=metadata, dpi=220, bbox_inches="tight")
-    return paths
-
-
-def png(fig: Figure) -> bytes:
-    """The figure as a PNG picture, for `ipywidgets.Image`; the figure is closed."""
-    picture = io.BytesIO()
-    fig.savefig(picture, format="png", dpi=110, bbox_inches="tight")
-    plt.close(fig)
-    return picture.getvalue()
-
-
-def _canvas(width: float, height: float, columns: int = 1, **kwargs) -> tuple[Figure, np.ndarray]:
-    use_style()
-    fig, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False, **kwargs)
-    for letter, axis in zip("abcdef", axes[0], strict=False):
-        if columns > 1:
-            axis.set_title(f"({letter})  ", loc="left")
-    return fig, axes[0]
-
-
-def _say(axis: Axes, title: str, x: str, y: str) -> None:
-    axis.set_title(axis.get_title(loc="left") + title, loc="left")
-    axis.set_xlabel(x)
-    axis.set_ylabel(y)
-
-
-# --- 01: pessimism ---
+from shapo.figures.style import (
+    BAD,
+    BLACK,
+    COLUMN,
+    EUCLIDEAN,
+    GOOD,
+    GREY,
+    ORANGE,
+    PAGE,
+    PINK,
+    RED,
+    SHAPO,
+    canvas,
+    plain_log,
+    say,
+)
 
 
 def geometry(
@@ -130,7 +45,7 @@ def geometry(
     """
     theta, fisher = np.asarray(theta, dtype=float), np.asarray(fisher, dtype=float)
     colours = {"Fisher": SHAPO, "Euclidean": EUCLIDEAN}
-    fig, (plane, actions, sharpen) = _canvas(PAGE, 2.35, 3)
+    fig, (plane, actions, sharpen) = canvas(PAGE, 2.35, 3)
 
     turn = np.linspace(0, 2 * np.pi, 400)
     circle = np.stack([np.cos(turn), np.sin(turn)])
@@ -156,7 +71,7 @@ def geometry(
     plane.set_aspect("equal")
     plane.grid(False)
     plane.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=6.5, ncols=2)
-    _say(plane, r"KL contours around $\theta_0$", r"mean $\mu$", r"$\log\,\sigma$")
+    say(plane, r"KL contours around $\theta_0$", r"mean $\mu$", r"$\log\,\sigma$")
 
     width = np.exp(theta[1])
     a = np.linspace(theta[0] - 4.5 * width, theta[0] + 4.5 * width, 400)
@@ -166,7 +81,7 @@ def geometry(
         actions.plot(a, norm.pdf(a, moved[0], np.exp(moved[1])), color=colours[name], label=name)
     actions.set_ylim(0, 1.45 * norm.pdf(0, 0, width))
     actions.legend(loc="upper right")
-    _say(actions, "the perturbed policies", "action", "density")
+    say(actions, "the perturbed policies", "action", "density")
 
     for name, colour in colours.items():
         sharpen.loglog(sweep["std"], sweep[name], color=colour, label=name)
@@ -174,9 +89,9 @@ def geometry(
     sharpen.invert_xaxis()
     sharpen.legend(loc="upper left")
     sharpen.set_ylim(delta / 3, None)
-    _plain_log(sharpen.xaxis)
-    _plain_log(sharpen.yaxis)
-    _say(
+    plain_log(sharpen.xaxis)
+    plain_log(sharpen.yaxis)
+    say(
         sharpen,
         "as the policy sharpens",
         r"standard deviation $\sigma_0$",
@@ -192,7 +107,7 @@ def theorem1(table: pd.DataFrame, constant: float, trivial: float, sharpening: p
         table: `theory.theorem1_table`. constant: C. trivial: |J(π̃) − J(π₀)| is below it for any two policies.
         sharpening: columns std, ball, bound, error: the largest over each ball, per standard deviation.
     """
-    fig, (left, right) = _canvas(PAGE, 2.6, 2)
+    fig, (left, right) = canvas(PAGE, 2.6, 2)
     for ball, colour in (("Euclidean", EUCLIDEAN), ("Fisher", SHAPO)):
         rows = table[table["ball"] == ball]
         left.loglog(rows["kl_max"], rows["error"], ".", ms=3, alpha=0.6, color=colour, label=f"{ball} ball")
@@ -206,7 +121,7 @@ def theorem1(table: pd.DataFrame, constant: float, trivial: float, sharpening: p
         axis.annotate("no two policies differ by more", (0.03, trivial), (0, 2), fontsize=6.5, color=GREY,
                       xycoords=axis.get_yaxis_transform(), textcoords="offset points")  # fmt: skip
     left.legend(loc="lower right", fontsize=6.5, ncols=2)
-    _say(
+    say(
         left,
         "random policies",
         r"$D_{\rm KL}^{\max}(\pi_0,\tilde\pi)$ [nats]",
@@ -219,8 +134,8 @@ def theorem1(table: pd.DataFrame, constant: float, trivial: float, sharpening: p
         right.loglog(rows["std"], rows["error"], color=colour, ls="--", label=f"{ball}: error")
     right.invert_xaxis()
     right.legend(loc="lower left", fontsize=6.5, ncols=2)
-    _plain_log(right.xaxis)
-    _say(right, "worst of each ball as the policy sharpens", r"standard deviation $\sigma_0$", "objective")
+    plain_log(right.xaxis)
+    say(right, "worst of each ball as the policy sharpens", r"standard deviation $\sigma_0$", "objective")
     return fig
 
 
@@ -237,7 +152,7 @@ def quantile(
     samples, gradient = np.asarray(samples), np.asarray(gradient, dtype=float)
     values = samples @ gradient
     tail = values <= limit
-    fig, (plane, histogram) = _canvas(PAGE, 2.9, 2, width_ratios=(1, 1.25))
+    fig, (plane, histogram) = canvas(PAGE, 2.9, 2, width_ratios=(1, 1.25))
 
     for chosen, colour in ((~tail, GREY), (tail, ORANGE)):
         plane.plot(*samples[:4000][chosen[:4000]].T, ".", ms=1.6, alpha=0.55, color=colour, rasterized=True)
@@ -255,7 +170,7 @@ def quantile(
     plane.plot(*step, "o", ms=3.5, color=SHAPO, label=r"$\varepsilon_{\rm Down}=U_F(-g,\,z_\alpha^2/2n)$")
     plane.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7)
     plane.grid(False)
-    _say(
+    say(
         plane,
         r"draws from $Q=\mathcal{N}(\theta_0,F^{-1}/n)$",
         r"$\theta_1-\theta_{0,1}$",
@@ -277,7 +192,7 @@ def quantile(
         (limit, 0.8 * norm.pdf(0, 0, std)), (-4, 0),
         textcoords="offset points", ha="right", color=SHAPO, fontsize=7.5,
     )  # fmt: skip
-    _say(histogram, "the surrogate, to first order", r"$Y=g^\top(\theta-\theta_0)$", "density")
+    say(histogram, "the surrogate, to first order", r"$Y=g^\top(\theta-\theta_0)$", "density")
     return fig
 
 
@@ -287,7 +202,7 @@ def agreement(table: pd.DataFrame, reached: pd.DataFrame, alpha: float) -> Figur
     Args:
         table: `theory.proposition2_agreement`. reached: `theory.quantile_reached` at `alpha`.
     """
-    fig, (left, right) = _canvas(PAGE, 2.3, 2)
+    fig, (left, right) = canvas(PAGE, 2.3, 2)
     dimensions = sorted(table["dimension"].unique())
     for position, dimension in enumerate(dimensions):
         distance = np.maximum(table.loc[table["dimension"] == dimension, "distance"], 1e-17)
@@ -295,7 +210,7 @@ def agreement(table: pd.DataFrame, reached: pd.DataFrame, alpha: float) -> Figur
         left.semilogy(position + spread, distance, ".", ms=3, color=SHAPO, alpha=0.6)
     left.set_xticks(range(len(dimensions)), [str(d) for d in dimensions])
     left.set_ylim(1e-17, 1e-3)
-    _say(left, r"$\varepsilon_{\rm Down}$ against SLSQP", "dimension", r"relative distance, in $\|\cdot\|_F$")
+    say(left, r"$\varepsilon_{\rm Down}$ against SLSQP", "dimension", r"relative distance, in $\|\cdot\|_F$")
 
     right.errorbar(
         reached["n"],
@@ -311,7 +226,7 @@ def agreement(table: pd.DataFrame, reached: pd.DataFrame, alpha: float) -> Figur
     right.set_xscale("log")
     right.set_ylim(0, None)
     right.legend(loc="lower right")
-    _say(
+    say(
         right,
         "the curved surrogate of the ring road",
         "samples $n$",
@@ -329,7 +244,7 @@ def dial(
         n: sample counts (M,). alpha_of_n: δ_Down -> α at each n. delta_of_n: α -> δ_Down at each n.
         mark: (α, δ_Down, n) to mark in both panels, or None.
     """
-    fig, (left, right) = _canvas(PAGE, 2.5, 2)
+    fig, (left, right) = canvas(PAGE, 2.5, 2)
     shades = plt.get_cmap("cividis")
     for axis, curves, name in ((left, alpha_of_n, r"\delta_{\rm Down}"), (right, delta_of_n, r"\alpha")):
         for position, (value, curve) in enumerate(curves.items()):
@@ -340,13 +255,13 @@ def dial(
     left.set_ylim(1e-6, 0.7)
     left.legend(loc="lower left")
     right.legend(loc="upper right")
-    _say(
+    say(
         left,
         r"fixed $\delta_{\rm Down}$: pessimism grows",
         "effective samples $n$",
         r"$\alpha=\Phi(-\sqrt{2n\delta_{\rm Down}})$",
     )
-    _say(
+    say(
         right,
         r"fixed $\alpha$: the radius decays",
         "effective samples $n$",
@@ -359,9 +274,6 @@ def dial(
     return fig
 
 
-# --- 02: reweighting ---
-
-
 def reweighting(
     a: ArrayLike, bad: Mapping[float, ArrayLike], good: Mapping[float, ArrayLike], roots: pd.DataFrame
 ) -> Figure:
@@ -371,7 +283,7 @@ def reweighting(
         a: |a| in standard deviations (M,). bad, good: δ_Down -> weight g̃/g (M,), for A < 0 and A > 0.
         roots: columns delta, bad, good: the |a| at which the weight is one.
     """
-    fig, (weights, zones) = _canvas(PAGE, 2.7, 2, width_ratios=(1.35, 1))
+    fig, (weights, zones) = canvas(PAGE, 2.7, 2, width_ratios=(1.35, 1))
     styles = ["-", "--", ":"]
     for curves, colour, name in ((bad, BAD, "bad action, $A<0$"), (good, GOOD, "good action, $A>0$")):
         weights.plot([], [], color=colour, label=name)
@@ -386,7 +298,7 @@ def reweighting(
     weights.set_ylim(-0.6, 2.6)
     weights.set_xlim(0, np.max(a))
     weights.legend(loc="upper left", bbox_to_anchor=(1 / np.max(a), 1.02), fontsize=6.5)
-    _say(weights, r"weight $\tilde g/g$ of an action", r"$|a|$ [standard deviations]", r"$\tilde g/g$")
+    say(weights, r"weight $\tilde g/g$ of an action", r"$|a|$ [standard deviations]", r"$\tilde g/g$")
 
     r = np.sqrt(2 * roots["delta"])
     zones.fill_between(roots["delta"], 0, r, color=PINK, alpha=0.25, lw=0)
@@ -397,7 +309,7 @@ def reweighting(
     zones.plot(roots["delta"], 1 - r / 2, ":", color=BLACK, lw=1)
     zones.set_ylim(0, 2.1)
     zones.legend(loc="upper left", fontsize=6.5)
-    _say(zones, "where the statement turns", r"$\delta_{\rm Down}$ [nats]", r"$|a|$ [standard deviations]")
+    say(zones, "where the statement turns", r"$\delta_{\rm Down}$ [nats]", r"$|a|$ [standard deviations]")
     return fig
 
 
@@ -408,7 +320,7 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
         samples: `theory.sample_weights` with a column advantage. delta: δ_Down.
         prediction: Proposition 3: distance, bad, good (M,), for one sample alone in its batch.
     """
-    fig, (means, own, towards) = _canvas(PAGE, 2.5, 3)
+    fig, (means, own, towards) = canvas(PAGE, 2.5, 3)
     bins = np.linspace(0.2, 3.4, 9)
     middle = (bins[1:] + bins[:-1]) / 2
     signs = (
@@ -434,7 +346,7 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
     means.set_ylim(1 - 4 * r, 1 + 4 * r)
     means.set_xlim(0, 3.4)
     fig.legend(loc="outside lower center", ncols=4)
-    _say(
+    say(
         means,
         "mean weight",
         r"distance $|z|$ [standard deviations]",
@@ -446,7 +358,7 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
     ends = np.quantile(far["predicted"], [0.001, 0.999])
     own.plot(ends, ends, color=BLACK, lw=1)
     own.set(xlim=ends, ylim=ends)
-    _say(own, "each sample", "Prop. 3 with the sample's own shift", "measured weight")
+    say(own, "each sample", "Prop. 3 with the sample's own shift", "measured weight")
 
     edges = np.linspace(-2.5 * r, 2.5 * r, 41)
     for rows, colour, _, _ in signs:
@@ -455,7 +367,7 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
         towards.axvline(sign * r, color=colour, lw=1, ls="--")  # the move it would make alone
     towards.axvline(0, color=BLACK, lw=0.7)
     towards.set_yticks([])
-    _say(
+    say(
         towards,
         "moves of the mean towards $a$",
         r"$\zeta\cdot z/|z|$ [standard deviations]",
@@ -470,7 +382,7 @@ def dilution(table: pd.DataFrame) -> Figure:
     Args:
         table: columns samples, share: a row per batch; share is one where each sample stands alone.
     """
-    fig, (axis,) = _canvas(COLUMN, 2.3)
+    fig, (axis,) = canvas(COLUMN, 2.3)
     mean = table.groupby("samples")["share"].mean()
     axis.loglog(table["samples"], table["share"].where(table["share"] > 0), ".", ms=3, color=GREY, alpha=0.6)
     axis.loglog(mean.index, mean, "o-", ms=4, color=SHAPO)
@@ -479,231 +391,6 @@ def dilution(table: pd.DataFrame) -> Figure:
         "alone (Prop. 3)", (mean.index[-1], 1), (0, -9), ha="right", fontsize=7, textcoords="offset points"
     )
     axis.set_ylim(0.01, 1.5)
-    _plain_log(axis.yaxis)
-    _say(axis, "", "samples in the batch", "a sample's share of the shift")
+    plain_log(axis.yaxis)
+    say(axis, "", "samples in the batch", "a sample's share of the shift")
     return fig
-
-
-# --- 00: learning and driving ---
-
-PANELS = {
-    "episode_return": "return per episode",
-    "episode_cost": "cost per episode",
-    "lagrangian_multiplier": r"multiplier $\lambda$",
-}
-
-
-def learning_curves(
-    progress_by_label: Mapping[str, Sequence[pd.DataFrame]],
-    cost_limit: float | None = None,
-    panels: Mapping[str, str] = PANELS,
-    steps: str = "steps",
-) -> Figure:
-    """Learning curves: per label the mean over seeds (thick) and each seed (thin).
-
-    Args:
-        progress_by_label: label -> one progress table per seed. cost_limit: β, drawn in "episode_cost".
-        panels: column -> axis label, one panel each. steps: the column of environment steps.
-
-    Raises:
-        ValueError: when a table lacks a column.
-    """
-    fig, axes = _canvas(PAGE, 2.2, len(panels))
-    for axis, (column, name) in zip(axes, panels.items(), strict=True):
-        for colour, (label, tables) in zip(CYCLE, progress_by_label.items(), strict=False):
-            for table in tables:
-                if missing := {steps, column} - set(table.columns):
-                    raise ValueError(
-                        f"progress of {label!r} has no column {sorted(missing)}; it has {list(table.columns)}"
-                    )
-            curves = pd.concat([table.set_index(steps)[column] for table in tables], axis=1)
-            if len(tables) > 1:
-                axis.plot(curves.index, curves, color=colour, lw=0.6, alpha=0.5)
-            axis.plot(
-                curves.index,
-                curves.mean(axis=1),
-                color=colour,
-                label=label,
-                marker="o" if len(curves) < 12 else "",
-                ms=2.5,
-            )
-        if column == "episode_cost" and cost_limit is not None:
-            axis.axhline(cost_limit, color=BLACK, lw=0.9, ls="--", label=f"limit {cost_limit:g}")
-        axis.xaxis.set_major_formatter(FuncFormatter(_short_count))
-        axis.set_xlabel("environment steps")
-        axis.set_ylabel(name)
-    handles = {
-        label: handle
-        for axis in axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
-    return fig
-
-
-def trajectory(
-    positions: ArrayLike,
-    goals: ArrayLike,
-    hazards: ArrayLike,
-    cost: ArrayLike,
-    hazard_radius: float = 0.2,
-    goal_radius: float = 0.3,
-    title: str = "",
-) -> Figure:
-    """An episode from above: the path, the goals reached in turn, the hazards, and where cost was paid.
-
-    Args:
-        positions, goals: (T, 2) metres. hazards: (k, 2). cost: (T,) per step.
-    """
-    positions, goals, cost = (np.asarray(x, dtype=float) for x in (positions, goals, cost))
-    fig, axis = _arena(positions, goals, hazards, hazard_radius, title)
-    visited = goals[np.r_[True, np.any(np.diff(goals, axis=0) != 0, axis=1)]]
-    for number, goal in enumerate(visited, 1):
-        axis.add_patch(Circle(goal, goal_radius, color=GREEN, alpha=0.25, lw=0))
-        axis.annotate(str(number), goal, ha="center", va="center", fontsize=7, color=GREEN)
-    segments = np.stack([positions[:-1], positions[1:]], axis=1)
-    path = LineCollection(segments, cmap="cividis", array=np.arange(len(segments)), lw=1.2)
-    axis.add_collection(path)
-    paid = cost > 0
-    axis.plot(*positions[paid].T, "o", ms=2.4, color=RED, label=f"cost paid ({cost.sum():.0f})", zorder=4)
-    axis.plot(*positions[0], "o", ms=6, mfc="white", mec=BLACK, label="start", zorder=5)
-    fig.colorbar(path, cax=axis.inset_axes([1.03, 0, 0.03, 1]), label="step")
-    fig.legend(loc="outside lower center", ncols=4, columnspacing=1, handletextpad=0.3)
-    return fig
-
-
-def trajectory_animation(
-    positions: ArrayLike,
-    goals: ArrayLike,
-    hazards: ArrayLike,
-    cost: ArrayLike,
-    hazard_radius: float = 0.2,
-    goal_radius: float = 0.3,
-    agent_radius: float = 0.1,
-    frames: int = 100,
-    title: str = "",
-) -> animation.FuncAnimation:
-    """The same episode as `trajectory`, moving; show it with `HTML(result.to_jshtml())`.
-
-    Args:
-        frames: number of pictures the T steps are thinned to. Cost between two pictures is not lost.
-    """
-    positions, goals, cost = (np.asarray(x, dtype=float) for x in (positions, goals, cost))
-    fig, axis = _arena(positions, goals, hazards, hazard_radius, title)
-    (trail,) = axis.plot([], [], color=SHAPO, lw=1.2, alpha=0.7)
-    (paid,) = axis.plot([], [], "o", ms=2.4, color=RED, label="cost paid", zorder=4)
-    goal = axis.add_patch(Circle(goals[0], goal_radius, color=GREEN, alpha=0.5, lw=0))
-    agent = axis.add_patch(Circle(positions[0], agent_radius, color=SHAPO, zorder=5, lw=0))
-    caption = axis.set_title(" ", loc="left")
-    fig.legend(loc="outside lower center", ncols=4, columnspacing=1, handletextpad=0.3)
-    fig.set_dpi(100)
-    fig.canvas.draw()
-    fig.set_layout_engine("none")  # the layout found by this first drawing serves all frames
-
-    prefix = f"{title}: " if title else ""
-
-    def draw(t: int):
-        trail.set_data(*positions[max(0, t - 150) : t + 1].T)
-        paid.set_data(*positions[: t + 1][cost[: t + 1] > 0].T)
-        goal.center, agent.center = goals[t], positions[t]
-        agent.set_color(RED if cost[t] > 0 else SHAPO)
-        caption.set_text(f"{prefix}step {t + 1}, goals {_reached(goals, t)}, cost {cost[: t + 1].sum():.0f}")
-        return trail, paid, goal, agent, caption
-
-    times = np.unique(np.linspace(0, len(positions) - 1, min(frames, len(positions))).astype(int))
-    result = animation.FuncAnimation(fig, draw, frames=[int(t) for t in times], interval=50, blit=False)
-    plt.close(fig)  # a notebook would show the bare first picture beside the animation
-    return result
-
-
-def _reached(goals: np.ndarray, t: int) -> int:
-    return int(np.any(np.diff(goals[: t + 1], axis=0) != 0, axis=1).sum())
-
-
-def _arena(positions, goals, hazards, hazard_radius, title) -> tuple[Figure, Axes]:
-    if not (positions.shape == goals.shape and positions.ndim == 2 and positions.shape[1] == 2):
-        raise ValueError(
-            f"positions and goals must both be (T, 2); they are {positions.shape} and {goals.shape}"
-        )
-    fig, (axis,) = _canvas(COLUMN, 3.5)
-    hazards = np.asarray(hazards, dtype=float).reshape(-1, 2)
-    axis.add_collection(
-        PatchCollection([Circle(h, hazard_radius) for h in hazards], color=ORANGE, alpha=0.45, lw=0)
-    )
-    axis.plot([], [], "o", color=ORANGE, alpha=0.45, mew=0, label="hazard")
-    axis.plot([], [], "o", color=GREEN, alpha=0.4, mew=0, label="goal")
-    everything = np.concatenate([positions, goals, hazards])
-    centre, half = (everything.max(0) + everything.min(0)) / 2, np.ptp(everything, axis=0).max() / 2 + 0.4
-    axis.set(xlim=centre[0] + half * np.array([-1, 1]), ylim=centre[1] + half * np.array([-1, 1]))
-    axis.set_aspect("equal")
-    _say(axis, title, "x [m]", "y [m]")
-    return fig, axis
-
-
-def _short_count(value: float, _=None) -> str:
-    for size, letter in ((1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
-
-
-def _plain_log(axis) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-# --- 90: benchmarks ---
-
-
-def benchmarks(table: pd.DataFrame, parts: pd.DataFrame, at_most: Mapping[str, float]) -> Figure:
-    """How many times better than its peers the package is, with targets, and what sharpness costs an epoch.
-
-    Args:
-        table: `benchmarks.compare`. parts: `benchmarks.epoch_parts`, vanilla in its first row.
-        at_most: variant -> the epochs of vanilla that its epoch may take.
-    """
-    fig, (ratios, shares) = _canvas(PAGE, 2.9, 2, width_ratios=(1.25, 1))
-    _ratio_bars(ratios, table[table["better"] != "cost"].iloc[::-1])
-    relative = parts / parts.iloc[0].sum()
-    end = np.zeros(len(relative))
-    for colour, part in zip((SKY, SHAPO, ORANGE), relative, strict=True):
-        shares.barh(relative.index, relative[part], 0.55, end, color=colour, label=part)
-        end += relative[part]
-    for row, (variant, total) in enumerate(zip(relative.index, end, strict=True)):
-        target = at_most.get(variant, np.nan)
-        shares.plot([target] * 2, [row - 0.38, row + 0.38], color=BLACK, lw=1.8)
-        _beside(shares, f"{total:.2f}", np.fmax(total, target), row)
-    shares.invert_yaxis()
-    shares.set_xlim(0, 1.25 * max(*end, *at_most.values()))
-    shares.grid(axis="y", visible=False)
-    shares.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3, columnspacing=1, handlelength=1)
-    _say(shares, "an epoch of training", "time, in epochs of vanilla", "")
-    return fig
-
-
-def _ratio_bars(axis: Axes, table: pd.DataFrame) -> None:
-    rows, measured = np.arange(len(table)), table["ratio"].notna()
-    colours = [RED if reached is False else SHAPO for reached in table["reached"]]
-    spread = [table["ratio"] - table["low"], table["high"] - table["ratio"]]
-    style = {"color": colours, "xerr": spread, "error_kw": {"lw": 0.8, "capsize": 1.5}}
-    axis.barh(rows, table["ratio"] - 1, 0.62, 1, **style)
-    targets = table["target"].where(measured)
-    axis.scatter(targets, rows, marker="|", s=150, lw=1.8, color=BLACK, label="target")
-    for row, entry in enumerate(table.itertuples()):
-        ratio = f"{entry.ratio:.2g}×" if entry.ratio < 10 else f"{entry.ratio:.0f}×"
-        if np.isnan(entry.ratio):
-            _beside(axis, entry.note, 1, row)
-        else:
-            _beside(axis, ratio, np.nanmax([entry.high, entry.target, 1]), row)
-    axis.axvline(1, color=BLACK, lw=0.7)
-    axis.set_xscale("log")
-    _plain_log(axis.xaxis)
-    axis.set_xlim(0.4, 6 * np.nanmax([*table["high"], *table["target"], 1]))
-    axis.set_yticks(rows, table["comparison"])
-    axis.grid(axis="y", visible=False)
-    axis.legend(loc="lower right")
-    _say(axis, "against the peers", "times better", "")
-
-
-def _beside(axis: Axes, text: str, x: float, y: float) -> None:
-    axis.annotate(text, (x, y), (5, 0), textcoords="offset points", va="center", fontsize=6.5)
