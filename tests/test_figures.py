@@ -110,6 +110,11 @@ def trajectory():
     return figures.trajectory(**episode(), title="an episode")
 
 
+def dilution():
+    table = pd.DataFrame({"samples": [1, 1, 100, 100, 10_000], "share": [1.0, 0.8, 0.3, -0.1, 0.02]})
+    return figures.dilution(table)
+
+
 def pessimistic_step():
     delta = np.geomspace(1e-5, 1e-2, 7)
     kl, drop, degrees = 0.7 * delta, -np.sqrt(delta), 100 * np.sqrt(delta)
@@ -135,7 +140,7 @@ def critic_sharpness():
 
 FIGURES = (
     geometry, theorem1, quantile, agreement, dial, reweighting, measured_weights, learning_curves, trajectory,
-    pessimistic_step, conjugate_gradient_residuals, line_search, critic_sharpness,
+    dilution, pessimistic_step, conjugate_gradient_residuals, line_search, critic_sharpness,
 )  # fmt: skip
 
 
