@@ -105,8 +105,8 @@ class Run:
     def progress(self) -> pd.DataFrame:
         """A row per epoch.
 
-        epoch, steps: so far. episodes: ended in it; episode_return, episode_cost: their means. J_C: mean cost of the last
-        50 episodes. total_cost, failures: over training; cost_rate: cost per step. lagrangian_multiplier: λ of the
+        epoch, steps: so far. episodes: ended in it; episode_return, episode_cost: their means. J_C: mean cost of the
+        last 50. total_cost, failures: over training; cost_rate: cost per step. lagrangian_multiplier: λ of the
         update. kl: KL(π₀ ‖ π₁) of the step, nats; improvement: of the surrogate; line_search_trials: NaN if none was
         accepted; cg_products: products with F. std: mean σ. Under a perturbation also kl_down: KL(π₀ ‖ π_θ₀+ε), and
         surrogate_down: L(θ₀ + ε), beside its prediction surrogate_down_linear: gᵀε.
