@@ -7,7 +7,7 @@ from threading import Lock
 import shapo.envs.safety_gymnasium_compat  # isort: skip  # noqa: F401  # first: it imports gymnasium quietly
 from shapo.envs.batched import BatchedEnv, Task
 from shapo.envs.locomotion import Ant, Walker2d
-from shapo.envs.navigation import PointGoal
+from shapo.envs.navigation import PointButton, PointGoal
 from shapo.envs.physics import bare_loop
 
 __all__ = ["TASKS", "BatchedEnv", "Task", "bare_loop", "make_env"]
@@ -21,6 +21,14 @@ _BUILDERS = {
         failure_metric="cost rate",
         description="the Point robot drives to one goal after another between eight hazards and a vase",
     ): PointGoal,
+    Task(
+        name="PointButton1-v0",
+        reference="SafetyPointButton1-v0",
+        cost_limit=10.0,
+        max_episode_steps=1000,
+        failure_metric="cost rate",
+        description="the Point robot presses one button after another between hazards, gremlins and wrong buttons",
+    ): PointButton,
     Task(
         name="Ant-v4",
         reference="Ant-v4",

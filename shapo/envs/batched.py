@@ -6,7 +6,9 @@ The conventions are those of `gymnasium.vector` 0.29 with safety_gymnasium's six
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ class BatchedEnv(ABC):
     """
 
     _state: tuple[str, ...] = ()
+    _limits: Mapping[str, int] = MappingProxyType({})  # the largest valid values of some of them
     _generators: type[MersenneTwister] | type[PermutedCongruential] = MersenneTwister
 
     def __init__(
@@ -214,7 +217,7 @@ class BatchedEnv(ABC):
                 )
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise ValueError(f"state[{name!r}] holds values that are not finite")
-        limits = {"steps": self.max_episode_steps - 1, **self._generators.limits}
+        limits = {"steps": self.max_episode_steps - 1, **self._generators.limits, **self._limits}
         for name, limit in limits.items():
             if not (0 <= state[name]).all() or not (state[name] <= limit).all():
                 raise ValueError(f"state[{name!r}] must lie in [0, {limit}], got {state[name].tolist()}")

@@ -217,6 +217,11 @@ def bare_loop(physics: Physics, controls: np.ndarray) -> list[mujoco.MjData]:
     for control in controls:
         for model, data, row in zip(models, datas, control, strict=True):
             data.ctrl[:] = row
-            mujoco.mj_step(model, data, nstep=physics.frame_skip)
-            mujoco.mj_forward(model, data)
+            for _ in range(physics.frame_skip if physics.drive else 0):
+                physics.drive(data)
+                mujoco.mj_step(model, data)
+            if physics.drive is None:
+                mujoco.mj_step(model, data, nstep=physics.frame_skip)
+            if physics.settle:
+                mujoco.mj_forward(model, data)
     return datas

@@ -2,12 +2,15 @@
 
 import numpy as np
 
-GOAL_LIDAR = slice(12, 28)
+GOAL_LIDAR = {
+    60: slice(12, 28),
+    76: slice(28, 44),
+}  # by the width of an observation: PointGoal1, PointButton1
 
 
 def seek_goal(observation, noise):
-    """Return actions (n, 2) for observations (n, 60), perturbed by `noise` (n, 2)."""
-    lidar = observation[:, GOAL_LIDAR]
+    """Return actions (n, 2) for observations (n, 60) or (n, 76), perturbed by `noise` (n, 2)."""
+    lidar = observation[:, GOAL_LIDAR[observation.shape[1]]]
     bearings = (np.arange(16) + 0.5) * 2 * np.pi / 16
     bearing = np.angle(lidar @ np.exp(1j * bearings))
     return np.stack([np.cos(bearing), np.clip(2 * bearing, -1, 1)], axis=1) + noise

@@ -70,8 +70,10 @@ def test_resets_with_and_without_seed():
     np.testing.assert_array_equal(first[1], make_env(TASK, seed=10).reset()[0][0])
 
 
-def test_restored_environments_continue_bit_for_bit(env, tmp_path):
+@pytest.mark.parametrize("task", [TASK, "PointButton1-v0"])
+def test_restored_environments_continue_bit_for_bit(task, tmp_path):
     """From the middle of an episode, in this process and another, across goals and the ends of episodes."""
+    env = make_env(task, num_envs=3)
     observation, _ = roll(env, env.reset(seed=5)[0], steps=650, seed=1)
     state = env.state_dict()
     assert all(array.dtype.kind in "iuf" for array in state.values())
@@ -79,7 +81,7 @@ def test_restored_environments_continue_bit_for_bit(env, tmp_path):
     _, expected = roll(env, observation, steps=500, seed=2)
     assert expected[:, :, -1].any() and expected[..., -4].max() > 0.9  # an episode ended, a goal was reached
 
-    fresh = make_env(TASK, num_envs=3, seed=77)
+    fresh = make_env(task, num_envs=3, seed=77)
     fresh.load_state_dict(state)
     np.testing.assert_array_equal(fresh.observe(), observation)
     np.testing.assert_array_equal(roll(fresh, observation, steps=500, seed=2)[1], expected)
@@ -91,9 +93,10 @@ def test_restored_environments_continue_bit_for_bit(env, tmp_path):
         "from goal_seeker import roll\n"
         "from shapo.envs import make_env\n"
         "state = dict(np.load(sys.argv[1])); observation = state.pop('observation')\n"
-        "env = make_env('PointGoal1-v0', num_envs=3, seed=1); env.load_state_dict(state)\n"
+        "env = make_env(sys.argv[2], num_envs=3, seed=1); env.load_state_dict(state)\n"
         "print(hashlib.sha256(roll(env, observation, 500, 2)[1].tobytes()).hexdigest())",
         tmp_path / "state.npz",
+        task,
     )
     assert digest.strip() == hashlib.sha256(expected.tobytes()).hexdigest()
 
@@ -144,7 +147,14 @@ def test_refuses_bad_arguments(arguments, error, message):
 
 
 def test_every_task_names_its_numbers():
-    assert TASKS[TASK].cost_limit == 10 and TASKS[TASK].max_episode_steps == 1000
+    numbers = {name: (task.cost_limit, task.failure_metric) for name, task in TASKS.items()}
+    assert numbers == {
+        "PointGoal1-v0": (10, "cost rate"),
+        "PointButton1-v0": (10, "cost rate"),
+        "Ant-v4": (0, "cumulative failures"),
+        "Walker2d-v4": (0, "cumulative failures"),
+    }
+    assert all(name == task.name and task.max_episode_steps == 1000 for name, task in TASKS.items())
 
 
 @pytest.mark.parametrize("call", ["step", "state_dict", "observe", "scene"])

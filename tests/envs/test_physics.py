@@ -5,7 +5,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from shapo.envs import bare_loop, make_env
+from shapo.envs import TASKS, bare_loop, make_env
 from shapo.envs.physics import Physics, lean_model
 from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium, quick_worlds
 
@@ -55,19 +55,20 @@ def test_lean_model_steps_bit_for_bit_like_the_full_one():
     assert contacts > 0
 
 
+@pytest.mark.parametrize("name", ["PointGoal1-v0", "PointButton1-v0"])
 @pytest.mark.parametrize("seed", [0, 1, 5])
-def test_placed_model_is_the_compiled_one(seed):
-    """Moving bodies on reset gives every array of the model the values a compiled layout has."""
-    env = make_env("PointGoal1-v0", num_envs=2, seed=seed)
+def test_placed_model_is_the_compiled_one(name, seed):
+    """Moving bodies on reset gives every array of the model, also what welds hold, a compiled layout's values."""
+    env = make_env(name, num_envs=2, seed=seed)
     env.reset()
     env.reset()  # the second layout of the generator, after the model was moved once
-    task = navigation_world("SafetyPointGoal1-v0", seed=seed)
+    task = navigation_world(TASKS[name].reference, seed=seed)
     with quick_worlds():
         task.reset()
     compiled = lean_model(task.world.xml_string, SENSORS)
     placed = env.physics.models[0]
     names = [name for name in dir(compiled) if isinstance(getattr(compiled, name), np.ndarray)]
-    assert {"body_pos", "body_quat", "qpos0", "dof_invweight0", "dof_M0"} <= set(names)
+    assert {"body_pos", "body_quat", "qpos0", "dof_invweight0", "dof_M0", "eq_data"} <= set(names)
     for name in names:
         np.testing.assert_array_equal(getattr(placed, name), getattr(compiled, name), err_msg=name)
 
@@ -106,11 +107,12 @@ def test_engine_fits_moving_mocap_bodies():
         assert_same_state(physics.datas[0], task.data)
 
 
-def test_threads_do_not_change_the_numbers():
+@pytest.mark.parametrize("name", ["PointGoal1-v0", "PointButton1-v0"])
+def test_threads_do_not_change_the_numbers(name):
     controls = np.random.default_rng(0).uniform(-1, 1, (40, 5, 2))
     outcomes = []
     for threads in (1, 2, 3):
-        env = make_env("PointGoal1-v0", num_envs=5, seed=1, threads=threads)
+        env = make_env(name, num_envs=5, seed=1, threads=threads)
         env.reset()
         outcomes.append(np.array([env.step(control)[0] for control in controls]))
         env.close()
@@ -118,11 +120,12 @@ def test_threads_do_not_change_the_numbers():
     np.testing.assert_array_equal(outcomes[0], outcomes[2])
 
 
-def test_bare_loop_does_the_same_work_on_copies():
-    env = make_env("PointGoal1-v0", num_envs=2, seed=1)
+@pytest.mark.parametrize("name", list(TASKS))
+def test_bare_loop_does_the_same_work_on_copies(name):
+    env = make_env(name, num_envs=2, seed=1)
     env.reset()
     before = env.state_dict()
-    controls = np.random.default_rng(0).uniform(-1, 1, (5, 2, 2))
+    controls = np.random.default_rng(0).uniform(-1, 1, (5, *env.action_space.shape))
     datas = bare_loop(env.physics, controls)
     after = env.state_dict()
     assert all(np.array_equal(before[name], after[name]) for name in before)

@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 from goal_seeker import seek_goal
+from safety_reference import both_reset, compare, make_references
 
 from shapo.envs import TASKS, make_env
 from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium, quick_worlds
@@ -13,48 +14,13 @@ from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium, quick_wo
 TASK = "PointGoal1-v0"
 
 
-def make_references(count):
-    return [import_safety_gymnasium().make(TASKS[TASK].reference) for _ in range(count)]
-
-
-def compare(env, references, observation, steps, noise_seed):
-    """Drive both with the same actions, chosen from the reference's observations; count what happened."""
-    rng = np.random.default_rng(noise_seed)
-    seen = {"goals": 0, "costs": 0, "episodes": 0}
-    for _ in range(steps):
-        action = seek_goal(observation, 0.3 * rng.standard_normal((env.num_envs, 2)))
-        ours, reward, cost, terminated, truncated, info = env.step(action)
-        for i, reference in enumerate(references):
-            row, its_reward, its_cost, its_end, its_limit, its_info = reference.step(action[i])
-            assert reward[i] == pytest.approx(its_reward, rel=0, abs=1e-12)
-            assert cost[i] == pytest.approx(its_cost, rel=0, abs=1e-12)
-            assert (terminated[i], truncated[i]) == (its_end, its_limit)
-            assert info["goal_met"][i] == its_info.get("goal_met", False)
-            if its_end or its_limit:
-                np.testing.assert_allclose(info["final_observation"][i], row, rtol=0, atol=1e-9)
-                row, _ = reference.reset()
-                seen["episodes"] += 1
-            observation[i] = row
-            seen["goals"] += its_info.get("goal_met", False)
-            seen["costs"] += its_cost
-        np.testing.assert_allclose(ours, observation, rtol=0, atol=1e-9)
-    return seen
-
-
-def both_reset(env, references, seed):
-    ours, _ = env.reset(seed=seed)
-    theirs = np.array([reference.reset(seed=seed + i)[0] for i, reference in enumerate(references)])
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
-    return theirs
-
-
 def test_replays_whole_episodes_with_their_resets():
     env = make_env(TASK, num_envs=3, seed=17)
     with quick_worlds():
-        references = make_references(3)
+        references = make_references(TASKS[TASK], 3)
         observation = both_reset(env, references, seed=17)
         seen = compare(env, references, observation, steps=2050, noise_seed=0)
-        assert seen["episodes"] == 6 and seen["goals"] > 30 and seen["costs"] > 50
+        assert seen["episodes"] == 6 and seen["goal_met"] > 30 and seen["cost_hazards"] > 50
         # A reset in the middle of an episode, without and with a seed.
         theirs = np.array([reference.reset()[0] for reference in references])
         np.testing.assert_allclose(env.reset()[0], theirs, rtol=0, atol=1e-9)
@@ -65,17 +31,17 @@ def test_replays_whole_episodes_with_their_resets():
 def test_replays_the_package_as_installed():
     """Nothing that `quick_worlds` exchanges matters: here safety_gymnasium builds its worlds itself."""
     assert import_safety_gymnasium().world.mujoco is mujoco
-    env, references = make_env(TASK), make_references(1)
+    env, references = make_env(TASK), make_references(TASKS[TASK], 1)
     observation = both_reset(env, references, seed=4)
     seen = compare(env, references, observation, steps=300, noise_seed=3)
-    assert seen["goals"] > 2
+    assert seen["goal_met"] > 2
     np.testing.assert_allclose(env.reset()[0][0], references[0].reset()[0], rtol=0, atol=1e-9)
 
 
 def test_generator_is_where_the_reference_has_it():
     env = make_env(TASK)
     with quick_worlds():
-        (reference,) = make_references(1)
+        (reference,) = make_references(TASKS[TASK], 1)
         observation = both_reset(env, [reference], seed=8)
         compare(env, [reference], observation, steps=137, noise_seed=5)
     theirs = reference.unwrapped.task.random_generator.random_generator
@@ -95,7 +61,7 @@ def test_episode_terminates_where_no_goal_fits():
         placements.append(placement)
     env.arena = replace(env.arena, placements=tuple(placements))
     with quick_worlds():
-        (reference,) = make_references(1)
+        (reference,) = make_references(TASKS[TASK], 1)
         reference.unwrapped.task.goal.keepout = keepout
         observation = both_reset(env, [reference], seed=3)
         ended = False
@@ -118,7 +84,7 @@ def test_episode_terminates_where_no_goal_fits():
 
 def test_spaces_are_the_reference_s():
     env = make_env(TASK, num_envs=4)
-    (reference,) = make_references(1)
+    (reference,) = make_references(TASKS[TASK], 1)
     assert env.single_observation_space == reference.observation_space
     assert env.single_action_space == reference.action_space
     assert env.observation_space.shape == (4, 60) and env.action_space.shape == (4, 2)
@@ -130,7 +96,7 @@ def test_scene_is_the_reference_s():
     env.reset()
     scene = env.scene()
     with quick_worlds():
-        references = make_references(2)
+        references = make_references(TASKS[TASK], 2)
         for i, reference in enumerate(references):
             reference.reset(seed=11 + i)
             task = reference.unwrapped.task
