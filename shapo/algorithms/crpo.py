@@ -1,0 +1,39 @@
+"""CRPO: either the reward or the cost, one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from shapo.advantages import Batch
+from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
+from shapo.checks import AT_LEAST_0, check
+
+
+@dataclass(frozen=True)
+class CRPO(TrustRegion):
+    """Constraint-rectified policy optimisation (Xu et al. 2021), on TRPO's step.
+
+    An update ascends the reward while J_C ≤ β + tolerance, and descends the cost otherwise; nothing is learned
+    between updates. A perturbation worsens whichever of the two is active.
+    """
+
+    tolerance: float = 2.0  # η: cost of an episode above β that is still let pass
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self, tolerance=AT_LEAST_0)
+
+    def initial_state(self) -> State:
+        return {"cost_active": 0.0}
+
+    def observe(self, state: State, mean_cost: float, cost_limit: float) -> State:
+        return state | {"cost_active": float(mean_cost > cost_limit + self.tolerance)}
+
+    def advantage(self, state: State, batch: Batch) -> Tensor:
+        return -centred(batch.advantage[1]) if state["cost_active"] else standardised(batch.advantage[0])
+
+    def update_actor(self, actor, batch, perturbation, samples, state):
+        log = super().update_actor(actor, batch, perturbation, samples, state)
+        return log | {"cost_active": state["cost_active"]}

@@ -1,0 +1,98 @@
+"""SautéRL: the safety budget becomes part of the state, and an overspent one takes the reward away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from gymnasium.vector.utils import batch_space
+
+from shapo.advantages import Rollout
+from shapo.algorithms.trust_region import TrustRegion
+from shapo.checks import check, real
+
+
+class BudgetEnv:
+    """An environment that also shows, in a last column z of its observations, what is left of the safety budget.
+
+        z₀ = 1,    z_{t+1} = (z_t − c_t / d) / γ_s,    d = β · mean_{t<T} γ_s^t        (Sootla et al. 2022)
+
+    so z ≤ 0 once the discounted cost reaches d, as β spread evenly over T = `max_episode_steps` does at the end.
+    Rewards and costs stay the environment's own.
+    """
+
+    def __init__(self, env, cost_limit: float, gamma_s: float):
+        self.env, self.gamma_s = env, gamma_s
+        self.budget = cost_limit * float(np.mean(gamma_s ** np.arange(env.max_episode_steps)))
+        low, high = env.single_observation_space.low, env.single_observation_space.high
+        low, high = np.append(low, -np.inf), np.append(high, np.inf)
+        self.single_observation_space = Box(low, high, dtype=np.float64)
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+
+    def __getattr__(self, name: str):
+        return getattr(self.env, name)
+
+    def reset(self, seed: int | None = None):
+        observation, info = self.env.reset(seed=seed)
+        self.budget_left = np.ones(self.num_envs)
+        return np.column_stack([observation, self.budget_left]), info
+
+    def step(self, action: np.ndarray):
+        """A finished episode's last observation shows its own z; that of the next begins at 1."""
+        observation, reward, cost, terminated, truncated, info = self.env.step(action)
+        self.budget_left = (self.budget_left - cost / self.budget) / self.gamma_s
+        for i in np.flatnonzero(terminated | truncated):
+            info["final_observation"][i] = np.append(info["final_observation"][i], self.budget_left[i])
+            self.budget_left[i] = 1.0
+        return np.column_stack([observation, self.budget_left]), reward, cost, terminated, truncated, info
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        return self.env.state_dict() | {"budget_left": self.budget_left.copy()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Continues from `state`. Raises ValueError as the environment's does."""
+        left = np.array(state.get("budget_left"), dtype=np.float64)
+        if left.shape != (self.num_envs,) or not np.isfinite(left).all():
+            raise ValueError(f"state['budget_left'] must be {self.num_envs} finite numbers; got {left}")
+        self.env.load_state_dict({name: state[name] for name in state.keys() - {"budget_left"}})
+        self.budget_left = left
+
+
+@dataclass(frozen=True)
+class SauteRL(TrustRegion):
+    """Sauté RL (Sootla et al. 2022) on TRPO: the reward of a step that leaves z ≤ 0 is `unsafe_reward`.
+
+    z is not normalised, as in OmniSafe. The policy depends on it, so it can be rolled out only where cost is seen:
+    `config.make_env` gives the environment that keeps z.
+    """
+
+    extra_observations: ClassVar[int] = 1
+    saute_gamma: float | None = None  # γ_s, in (0, 1]; None: 0.9999 on PointGoal1, 0.999 elsewhere
+    unsafe_reward: float | None = None  # None: −0.2 on PointGoal1, −1 elsewhere
+
+    def __post_init__(self):
+        super().__post_init__()
+        rules = {"saute_gamma": real("in (0, 1], or None", lambda value: 0 < value <= 1)}
+        rules["unsafe_reward"] = real("a finite number, or None", lambda value: True)
+        check(self, **{name: rule for name, rule in rules.items() if getattr(self, name) is not None})
+
+    def prepared(self, task: str, cost_limit: float) -> TrustRegion:
+        if cost_limit <= 0:
+            raise ValueError(
+                f"cost_limit must be positive for SauteRL, which divides costs by it; got {cost_limit!r} on {task}"
+            )
+        gamma_s, unsafe = (0.9999, -0.2) if task == "PointGoal1-v0" else (0.999, -1.0)  # as in OmniSafe
+        unsafe = unsafe if self.unsafe_reward is None else self.unsafe_reward
+        return replace(self, saute_gamma=self.saute_gamma or gamma_s, unsafe_reward=unsafe)
+
+    def wrap(self, env, cost_limit: float) -> BudgetEnv:
+        return BudgetEnv(env, cost_limit, self.saute_gamma)
+
+    def learned_reward(self, rollout: Rollout) -> np.ndarray:
+        left = torch.cat([rollout.observation[1:, :, -1], rollout.next_observation[None, :, -1]]).numpy()
+        for (t, i), observation in rollout.final_observation.items():
+            left[t, i] = observation[-1]
+        return np.where(left > 0, rollout.reward, self.unsafe_reward)
