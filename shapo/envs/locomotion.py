@@ -8,6 +8,7 @@ as termination.
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cache
 from pathlib import Path
 
 import gymnasium
@@ -17,6 +18,12 @@ import numpy as np
 from shapo.envs.batched import BatchedEnv, Task
 from shapo.envs.generators import PermutedCongruential
 from shapo.envs.physics import Physics, lean_model
+
+
+@cache
+def reference(name: str) -> gymnasium.Env:
+    """Return gymnasium's environment `name`, which is only asked what it is made of."""
+    return gymnasium.make(name).unwrapped
 
 
 class Locomotion(BatchedEnv):
@@ -34,13 +41,11 @@ class Locomotion(BatchedEnv):
     _unseen: int  # the first of the positions are not observed: those along the ground
 
     def __init__(self, task: Task, num_envs: int, seed: int, threads: int = 1) -> None:
-        self._reference = reference = gymnasium.make(task.reference).unwrapped
-        model = lean_model(Path(reference.fullpath).read_text(), sensors=())
-        physics = Physics(model, num_envs, reference.frame_skip, settle=False, threads=threads)
-        super().__init__(task, physics, reference.observation_space, reference.action_space, seed)
-        self._dt = reference.dt  # seconds per control step
-        self._control_weight, self._noise = reference._ctrl_cost_weight, reference._reset_noise_scale
-        self._alive_reward, self._height_range = reference._healthy_reward, reference._healthy_z_range
+        self._its = its = reference(task.reference)
+        model = lean_model(Path(its.fullpath).read_text(), sensors=())
+        physics = Physics(model, num_envs, its.frame_skip, settle=False, threads=threads)
+        super().__init__(task, physics, its.observation_space, its.action_space, seed)
+        self._noise = its._reset_noise_scale
         self._nq = model.nq
         self._last_x = np.zeros(num_envs)  # where the robot was before the step
         self._read = physics.reader(lambda data: (data.qpos, data.qvel, self._locate(data)))
@@ -73,8 +78,9 @@ class Locomotion(BatchedEnv):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         read = self._readings = self._read()
         x = read[:, -1].copy()
-        velocity = (x - self._last_x) / self._dt
-        reward = velocity + self._alive_reward - self._control_weight * np.square(action).sum(axis=1)
+        velocity = (x - self._last_x) / self._its.dt
+        effort = self._its._ctrl_cost_weight * np.square(action).sum(axis=1)
+        reward = velocity + self._its._healthy_reward - effort
         self._last_x[:] = x
         fallen = ~self._is_upright(read[:, : self._nq], read[:, self._nq : -1])
         return reward, fallen.astype(np.float64), fallen, {"x_position": x, "x_velocity": velocity}
@@ -104,7 +110,7 @@ class Ant(Locomotion):
         return data.xpos[1, :1]
 
     def _is_upright(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        low, high = self._height_range
+        low, high = self._its._healthy_z_range
         finite = np.isfinite(qpos).all(axis=1) & np.isfinite(qvel).all(axis=1)
         return finite & (low <= qpos[:, 2]) & (qpos[:, 2] <= high)
 
@@ -124,7 +130,7 @@ class Walker2d(Locomotion):
         return data.qpos[:1]
 
     def _is_upright(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        (low, high), (back, front) = self._height_range, self._reference._healthy_angle_range
+        (low, high), (back, front) = self._its._healthy_z_range, self._its._healthy_angle_range
         height, angle = qpos[:, 1], qpos[:, 2]
         return (low < height) & (height < high) & (back < angle) & (angle < front)
 

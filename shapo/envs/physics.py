@@ -159,7 +159,7 @@ class Physics:
     def start(self, index: int, qpos: np.ndarray, qvel: np.ndarray) -> None:
         """Begin world `index` anew from positions (nq,) and velocities (nv,); its model stays as it is.
 
-        Only what an MuJoCo step begins with is set. Derived quantities (`xpos`, ...) follow with the next step.
+        Only what a MuJoCo step begins with is set. Derived quantities (`xpos`, ...) follow with the next step.
         """
         data = self.datas[index]
         mujoco.mj_setState(self.models[index], data, self._fresh, _STATE)
