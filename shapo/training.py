@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from shapo.advantages import Rollout, collect, make_batch
+from shapo.advantages import Batch, Rollout, collect, make_batch
 from shapo.checks import NonFiniteError
 from shapo.config import Config
 from shapo.critics import Critics
@@ -136,16 +136,14 @@ class Trainer:
         self.episodes: list[dict] = []
         self.timing: list[dict] = []
 
-    def run_epoch(self) -> dict:
-        """One epoch; returns its row of progress."""
-        config, clock = self.config, [time.perf_counter()]
+    def next_batch(self) -> tuple[Batch, list[dict], float]:
+        """Rolls the policy out for an epoch and moves the multiplier: (batch, episodes that ended, J_C)."""
+        config = self.config
         rollout, self.observation = collect(
             self.env, self.actor, self.normalizer, self.observation,
             config.steps_per_epoch // config.num_envs, self.action_rng,
         )  # fmt: skip
-        clock.append(time.perf_counter())
-        finished = self._finished_episodes(rollout)
-        recent = self.episodes[-WINDOW:]
+        finished, recent = self._finished_episodes(rollout), self.episodes[-WINDOW:]
         mean_cost, mean_length = (
             float(np.mean([episode[key] for episode in recent])) if recent else np.nan
             for key in ("cost", "length")
@@ -159,6 +157,13 @@ class Trainer:
             (config.gae_lambda, config.cost_gae_lambda),
             mean_length,
         )
+        return batch, finished, mean_cost
+
+    def run_epoch(self) -> dict:
+        """One epoch; returns its row of progress."""
+        config, clock = self.config, [time.perf_counter()]
+        batch, finished, mean_cost = self.next_batch()
+        clock.append(time.perf_counter())
         samples = (self.epoch + 1) * config.steps_per_epoch
         with torch.random.fork_rng(devices=[]):  # for perturbations that draw random numbers from PyTorch
             torch.manual_seed(int(np.random.SeedSequence([config.seed, self.epoch]).generate_state(1)[0]))
