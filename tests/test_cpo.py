@@ -151,6 +151,14 @@ def test_nearly_parallel_gradients_stay_feasible():
         assert G @ step >= G @ best - 2e-3 * G @ u(G)
 
 
+def test_float32_noise_in_the_scalars_is_no_information():
+    """Parallel g and b with r² a rounding error away from q s: neither a recovery nor a step across the constraint."""
+    for noise in (-1e-7, -1e-8, 1e-8, 1e-7):
+        assert solve_dual(1.0, 1 + noise, 1.0, -0.2 * (1 + 1e-9), DELTA) == (0.2, 0.0, 0.0, FREE)
+        x, y, nu, case = solve_dual(1.0, 1 + noise, 1.0, -0.1, DELTA)
+        assert (x, y, case) == (0.0, 0.1, BINDING) and nu == pytest.approx(1)
+
+
 def test_on_the_edges_of_the_cases_the_step_is_continuous():
     b = np.array([0.4, 1.0])
     reach = math.sqrt(2 * DELTA * b @ np.linalg.solve(FISHER, b))
