@@ -8,7 +8,7 @@ all environments at once.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from math import cos, pi, sin, sqrt
@@ -39,7 +39,17 @@ class Placement:
     keepout: float
 
     def draw(self, random: np.random.RandomState) -> tuple[float, float]:
-        return random.uniform(self.x0, self.x1), random.uniform(self.y0, self.y1)
+        # `random.uniform` does the same, in three times the time.
+        x, y = random.random_sample(), random.random_sample()
+        return self.x0 + (self.x1 - self.x0) * x, self.y0 + (self.y1 - self.y0) * y
+
+    def is_free(self, xy: tuple[float, float], others: Iterable[tuple[float, float, float]]) -> bool:
+        """Say whether `xy` keeps away from the others, each x, y and keepout."""
+        for x, y, keepout in others:
+            dx, dy = xy[0] - x, xy[1] - y
+            if sqrt(dx * dx + dy * dy) < keepout + self.keepout:
+                return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -202,27 +212,18 @@ class PointNavigation(BatchedEnv):
     def _draw_layout(self, random: np.random.RandomState) -> list[tuple[float, float]]:
         """Draw a place for every object, one after the other, rejecting overlaps."""
         for _ in range(_ATTEMPTS):
-            layout: list[tuple[float, float]] = []
+            layout: list[tuple[float, float, float]] = []  # x, y and keepout
             for placement in self.arena.placements:
                 for _ in range(_ATTEMPTS_PER_OBJECT):
                     xy = placement.draw(random)
-                    if self._is_free(xy, placement, enumerate(layout)):
-                        layout.append(xy)
+                    if placement.is_free(xy, layout):
+                        layout.append((*xy, placement.keepout))
                         break
                 else:
                     break
             else:
-                return layout
+                return [(x, y) for x, y, _ in layout]
         raise RuntimeError(f"no layout of {self.task.name} found in {_ATTEMPTS} attempts")
-
-    def _is_free(
-        self, xy: tuple[float, float], placement: Placement, others: Iterable[tuple[int, Sequence[float]]]
-    ) -> bool:
-        for row, (x, y) in others:
-            keepout = self.arena.placements[row].keepout + placement.keepout
-            if sqrt((xy[0] - x) * (xy[0] - x) + (xy[1] - y) * (xy[1] - y)) < keepout:
-                return False
-        return True
 
     def _refresh(self) -> None:
         """Read the simulators and measure from the agent to every object."""
@@ -317,10 +318,11 @@ class PointGoal(PointNavigation):
         """Move the goal to a free place; return False, with the goal where it was, if none was found."""
         row = self._goal.members.start
         placement = self.arena.placements[row]
-        others = [(k, xy) for k, xy in enumerate(self._positions[index].tolist()) if k != row]
+        places = zip(self._positions[index].tolist(), self.arena.placements, strict=True)
+        others = [(*xy, other.keepout) for xy, other in places if other is not placement]
         for _ in range(_ATTEMPTS):
             xy = placement.draw(random)
-            if self._is_free(xy, placement, others):
+            if placement.is_free(xy, others):
                 self._positions[index, row] = xy
                 return True
         return False
