@@ -72,9 +72,7 @@ class TrustRegion:
     plain `state` of floats and tuples of floats, so that checkpoints need to know nothing about it.
     """
 
-    extra_observations: ClassVar[int] = (
-        0  # columns `wrap` adds at the end of an observation; they are not normalised
-    )
+    extra_observations: ClassVar[int] = 0  # columns `wrap` adds to an observation's end; not normalised
 
     target_kl: float = 0.01  # δ_Up: radius of the step, nats
     cg_iterations: int = 15  # conjugate-gradient products a solve may use
@@ -153,7 +151,9 @@ class TrustRegion:
             epsilon = perturbation(objective, fisher, samples)
             name = type(perturbation).__name__
             if epsilon.shape != theta0.shape:
-                raise ValueError(f"{name} must give ε of shape {tuple(theta0.shape)}; got {tuple(epsilon.shape)}")
+                raise ValueError(
+                    f"{name} must give ε of shape {tuple(theta0.shape)}; got {tuple(epsilon.shape)}"
+                )
             if not torch.isfinite(epsilon).all():
                 raise NonFiniteError(f"ε of {name} became non-finite")
             worst, kl = surrogate.value_and_kl(theta0 + epsilon, its_advantage)
