@@ -21,7 +21,7 @@ from shapo.store import CorruptCheckpointError, load_checkpoint, save_checkpoint
 from shapo.training import Trainer, one_thread
 
 SMALL = shapo.Config(
-    actor=shapo.FisherSAM(0.001), critic=shapo.EuclideanSAM(0.05), total_steps=6_400, steps_per_epoch=400, num_envs=4,
+    actor=shapo.FisherSAM(0.001), critic=shapo.EuclideanSAM(0.05), total_steps=12_000, steps_per_epoch=400, num_envs=4,
     minibatch_size=64, hidden_sizes=(16, 16), seed=1,
 )  # fmt: skip
 
