@@ -84,7 +84,7 @@ class Bell:
     def __init__(self):
         self.t = 0
 
-    def reset(self, seed=None):
+    def reset(self, seed=None, options=None):
         self.t = 0
         return np.zeros((2, 1)), {}
 

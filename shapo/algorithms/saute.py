@@ -35,8 +35,8 @@ class BudgetEnv:
     def __getattr__(self, name: str):
         return getattr(self.env, name)
 
-    def reset(self, seed: int | None = None):
-        observation, info = self.env.reset(seed=seed)
+    def reset(self, seed: int | None = None, options: dict | None = None):
+        observation, info = self.env.reset(seed=seed, options=options)
         self.budget_left = np.ones(self.num_envs)
         return np.column_stack([observation, self.budget_left]), info
 

@@ -80,16 +80,21 @@ class BatchedEnv(ABC):
 
     # The vector interface
 
-    def reset(self, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode in every environment; return observations (n, obs_dim) and an empty info.
 
         Args:
             seed: environment i starts from `seed + i`. Without it the first reset uses the constructor's
                 seed, and later ones let every environment's generator run on.
+            options: part of gymnasium's interface; the tasks here have none.
 
         Raises:
-            ValueError, TypeError: `seed` is no integer in [0, 2³² − num_envs].
+            ValueError, TypeError: `seed` is no integer in [0, 2³² − num_envs], or `options` holds any.
         """
+        if options:
+            raise ValueError(f"options must be empty: {self.task.name} has none; got {options!r}")
         if seed is not None:
             self._seed, self._random = self._checked_seed(seed), None
         if self._random is None:

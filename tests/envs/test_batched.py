@@ -218,3 +218,11 @@ def test_refuses_foreign_states_and_stays_as_it_was(env, how, message):
         env.load_state_dict(break_state(before, how))
     after = env.state_dict()
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_reset_takes_gymnasiums_options_and_refuses_unknown_ones():
+    env = make_env("PointGoal1-v0", num_envs=2, seed=3)
+    observation, _ = env.reset(seed=5, options={})
+    np.testing.assert_array_equal(observation, env.reset(seed=5, options=None)[0])
+    with pytest.raises(ValueError, match=r"options must be empty.*'layout'"):
+        env.reset(options={"layout": 1})
