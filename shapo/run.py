@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pandas as pd
 from torch import Tensor
 
 from shapo.config import METHOD_VERSION, Config, describe
-from shapo.networks import GaussianActor, RunningNormalizer
+from shapo.networks import MLP, GaussianActor, RunningNormalizer
 from shapo.store import (
     CorruptCheckpointError,
     load_checkpoint,
@@ -78,6 +77,7 @@ class Run:
         name = f"{type(config.algorithm).__name__}-seed{config.seed}-{config.run_id}"
         self.path = self.folder / config.task / name
         self.checkpoint = self.path / "checkpoint"
+        self._history: list[dict] | None = None  # provenance as saved, known to the one process that trains
 
     def __repr__(self) -> str:
         try:
@@ -140,11 +140,9 @@ class Run:
         return Policy(actor, normalizer)
 
     def _action_dim(self, arrays: dict[str, np.ndarray], obs_dim: int) -> int:
-        sizes = (obs_dim, *self.config.hidden_sizes)
-        hidden = sum(n_out * (n_in + 1) for n_in, n_out in pairwise(sizes))
-        return (len(arrays["actor/theta"]) - hidden) // (
-            sizes[-1] + 2
-        )  # weights, bias and log σ of each action
+        hidden = MLP((obs_dim, *self.config.hidden_sizes)).num_parameters
+        each = self.config.hidden_sizes[-1] + 2  # an action's weights, bias and log σ
+        return (len(arrays["actor/theta"]) - hidden) // each
 
     def load(self) -> tuple[dict[str, np.ndarray], dict]:
         """(arrays, meta) of the checkpoint, not to be changed. Raises CorruptCheckpointError, FileNotFoundError."""
@@ -158,10 +156,12 @@ class Run:
 
     def save(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
         """Replaces the checkpoint, atomically; before the last one, writes progress.csv and episodes.csv for people."""
-        history = self.load()[1]["provenance"] if self.exists else []
+        if self._history is None:  # once: the writer holds the run's lock, so nobody else adds to it
+            self._history = self.provenance if self.exists else []
         here = provenance()
-        history = history if history and history[-1] == here else [*history, here]
-        meta = meta | {"config": describe(self.config), "method": METHOD_VERSION, "provenance": history}
+        if self._history[-1:] != [here]:
+            self._history = [*self._history, here]
+        meta = meta | {"config": describe(self.config), "method": METHOD_VERSION, "provenance": self._history}
         if meta["epoch"] == self.config.epochs:
             for name in ("progress", "episodes"):
                 table = self.unpack_tables(arrays)[name]
