@@ -71,6 +71,7 @@ class Batch:
     action: Tensor  # (B, act)
     advantage: Tensor  # (2, B): of reward and of cost, A_r and A_c
     target: Tensor  # (2, B): what V_r and V_c are fitted to
+    episode: np.ndarray | None = None  # (T, n) equal where two steps of an environment belong to one episode
     episode_length: float = math.nan  # mean steps of the episodes that J_C is the mean cost of
 
 
@@ -126,5 +127,6 @@ def make_batch(
         action=torch.tensor(rollout.action.reshape(steps * n, -1), dtype=torch.float32),
         advantage=torch.tensor(advantage.reshape(2, -1), dtype=torch.float32),
         target=torch.tensor((advantage + value).reshape(2, -1), dtype=torch.float32),
+        episode=np.cumsum(done, axis=0) - done,
         episode_length=episode_length,
     )

@@ -109,7 +109,8 @@ class Run:
         last 50. total_cost, failures: over training; cost_rate: cost per step. lagrangian_multiplier: λ of the
         update. kl: KL(π₀ ‖ π₁) of the step, nats; improvement: of the surrogate; line_search_trials: NaN if none was
         accepted; cg_products: products with F. std: mean σ. Under a perturbation also kl_down: KL(π₀ ‖ π_θ₀+ε), and
-        surrogate_down: L(θ₀ + ε), beside its prediction surrogate_down_linear: gᵀε.
+        surrogate_down: L(θ₀ + ε), beside its prediction surrogate_down_linear: gᵀε; where the schedule measures n,
+        autocorrelation_time: τ, and n_eff: n_t / τ.
         """
         return self._table("progress")
 

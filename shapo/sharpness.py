@@ -22,6 +22,7 @@ from torch import Tensor
 
 from shapo.checks import AT_LEAST_0, POSITIVE, TAIL, NonFiniteError, check
 from shapo.fisher import Fisher
+from shapo.sample_size import Samples
 
 
 def trust_region_step(
@@ -71,7 +72,8 @@ class Perturbation(Protocol):
         """ε, (P,), that worsens the objective.
 
         gradient: (P,) ∇L(θ₀) of the objective being maximised. fisher: F at θ₀; `fisher(v)` = F v,
-        `fisher.solve(b)` = F⁻¹b and its image. samples: n_t, environment steps seen so far.
+        `fisher.solve(b)` = F⁻¹b and its image. samples: n_t, environment steps seen so far; in training a
+        `sample_size.Samples`, which also knows how many independent ones they are worth.
         """
         ...
 
@@ -98,12 +100,26 @@ class FixedAlpha:
     """Schedule at one confidence level: δ_Down,t = z_α² / (2 n_t) decays as samples come in."""
 
     alpha: float  # quantile of the surrogate's uncertainty to guard against, in (0, 0.5)
+    steps_per_sample: float = 1.0  # environment steps that count as one independent sample
+
+    def __post_init__(self):
+        check(self, alpha=TAIL, steps_per_sample=POSITIVE)
+
+    def __call__(self, samples: float) -> float:
+        return delta_from_alpha(self.alpha, samples / self.steps_per_sample)
+
+
+@dataclass(frozen=True)
+class EffectiveAlpha:
+    """`FixedAlpha` with n measured: δ_Down,t = z_α² / (2 n_eff,t), so that α is the only dial. (Beyond the paper)"""
+
+    alpha: float  # quantile of the surrogate's uncertainty to guard against, in (0, 0.5)
 
     def __post_init__(self):
         check(self, alpha=TAIL)
 
-    def __call__(self, samples: float) -> float:
-        return delta_from_alpha(self.alpha, samples)
+    def __call__(self, samples: Samples) -> float:
+        return delta_from_alpha(self.alpha, samples.effective)
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,7 @@ class FisherSAM:
     delta_down: a number (the same radius throughout) or a schedule n_t ↦ δ_Down,t such as `FixedAlpha(0.05)`.
     """
 
-    delta_down: float | FixedDelta | FixedAlpha  # radius of the KL ball, nats
+    delta_down: float | FixedDelta | FixedAlpha | EffectiveAlpha  # radius of the KL ball, nats
 
     def __post_init__(self):
         if not callable(self.delta_down):
@@ -141,6 +157,21 @@ class FisherSAM:
 
     def __call__(self, gradient: Tensor, fisher: Fisher, samples: int) -> Tensor:
         return trust_region_step(-gradient, fisher, self.radius(samples))
+
+
+@dataclass(frozen=True)
+class KLMatchedSAM(FisherSAM):
+    """E-SAM at SHAPO's strength: ε = −ρ g/‖g‖ with ρ such that ½ εᵀFε, the mean KL, is that of SHAPO's ε_Down.
+
+    Fisher and Euclidean perturbations compared at one ρ would be a comparison of radii.
+    """
+
+    def __call__(self, gradient: Tensor, fisher: Fisher, samples: int) -> Tensor:
+        shapo, euclidean = super().__call__(gradient, fisher, samples), -gradient
+        squared = float(euclidean @ fisher.product(euclidean))  # without damping, which is no part of the KL
+        if squared == 0:  # a gradient that is zero, or one that the policy does not feel
+            return torch.zeros_like(gradient)
+        return math.sqrt(float(shapo @ fisher.product(shapo)) / squared) * euclidean
 
 
 @dataclass(frozen=True)

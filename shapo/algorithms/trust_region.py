@@ -14,6 +14,7 @@ from shapo.advantages import Batch, Rollout
 from shapo.checks import AT_LEAST_0, BELOW_1, POSITIVE, NonFiniteError, check, whole
 from shapo.fisher import Fisher, GaussianFisher
 from shapo.networks import GaussianActor, gaussian_kl, gaussian_log_prob
+from shapo.sample_size import Samples
 from shapo.sharpness import Perturbation, sharpness_aware_gradient, trust_region_step
 
 State = dict[str, float | tuple[float, ...]]
@@ -46,6 +47,15 @@ class Surrogate:
         if not torch.isfinite(gradient).all():
             raise NonFiniteError("the gradient of the surrogate became non-finite")
         return gradient
+
+    def terms(self, advantage: Tensor, x: Tensor) -> Tensor:
+        """(B,) A_t ∇log π(a_t|s_t)ᵀx: the terms whose mean is ∇L_π₀(θ₀)ᵀx."""
+
+        def log_prob(theta: Tensor) -> Tensor:
+            mean = self.actor.mean(self.batch.observation, theta)
+            return gaussian_log_prob(self.batch.action, mean, self.actor.log_std(theta))
+
+        return advantage * torch.func.jvp(log_prob, (self.theta0,), (x,))[1]
 
     def value_and_kl(self, theta: Tensor, advantage: Tensor) -> tuple[float | list[float], float]:
         """L_π₀(θ), one or K, and E_s KL(π₀ ‖ π_θ), nats."""
@@ -148,7 +158,13 @@ class TrustRegion:
 
         def perturb(gradient: Tensor) -> Tensor:
             objective, its_advantage = self.objective(gradient, advantage, fisher, state)
-            epsilon = perturbation(objective, fisher, samples)
+
+            def terms() -> tuple[np.ndarray, np.ndarray]:
+                along = surrogate.terms(its_advantage, fisher.solve(objective)[0])
+                return along.double().numpy().reshape(batch.episode.shape), batch.episode
+
+            n_t = Samples(samples, terms)
+            epsilon = perturbation(objective, fisher, n_t)
             name = type(perturbation).__name__
             if epsilon.shape != theta0.shape:
                 raise ValueError(
@@ -158,6 +174,8 @@ class TrustRegion:
                 raise NonFiniteError(f"ε of {name} became non-finite")
             worst, kl = surrogate.value_and_kl(theta0 + epsilon, its_advantage)
             log.update(kl_down=kl, surrogate_down=worst, surrogate_down_linear=float(objective @ epsilon))
+            if "autocorrelation_time" in vars(n_t):  # a schedule has asked
+                log.update(autocorrelation_time=n_t.autocorrelation_time, n_eff=n_t.effective)
             return epsilon
 
         gradient = sharpness_aware_gradient(

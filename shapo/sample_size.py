@@ -1,0 +1,66 @@
+"""How many independent samples a gradient rests on: the n of Proposition 2, which the paper leaves open.
+
+L^λ and its gradient are means over N steps of y_t = A_t ∇log π(a_t|s_t)ᵀx, taken along x = F⁻¹g, the direction in which
+Proposition 2 asks for the variance. Steps of one episode are not independent:
+
+    var ȳ = σ²/N · τ,    τ = 1 + 2 Σ_k ρ_k,    n_eff = N / τ,
+
+ρ_k the autocorrelation of y at lag k within episodes, τ the integrated autocorrelation time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+
+
+def autocorrelation_time(terms: np.ndarray, episode: np.ndarray) -> float:
+    """τ of terms (T, n), T steps of n environments; steps of different episodes count as independent.
+
+    The sum over lags ends by Geyer's initial monotone sequence (1992, Section 3.3): sums of neighbouring lags
+    ρ_2m + ρ_2m+1 of a reversible chain are positive and fall, so where they stop to, only noise is left. At least 1:
+    anticorrelation is not taken for more samples than there were.
+
+    episode: (T, n), equal where two steps of an environment belong to one episode. Raises ValueError for other shapes.
+    """
+    if terms.ndim != 2 or terms.shape != episode.shape:
+        raise ValueError(f"terms and episode must both be (T, n); got {terms.shape} and {episode.shape}")
+    y = terms - terms.mean()
+    variance = (y * y).sum()
+    if variance == 0:
+        return 1.0
+
+    def covariance(lag: int) -> float:
+        if lag >= len(y):
+            return 0.0
+        same = episode[lag:] == episode[: len(y) - lag]
+        return float((y[lag:] * y[: len(y) - lag] * same).sum())
+
+    total, least = 0.0, np.inf
+    for lag in range(0, len(y), 2):
+        least = min(least, covariance(lag) + covariance(lag + 1))
+        if least <= 0:
+            break
+        total += least
+    return max(1.0, 2 * total / variance - 1)
+
+
+class Samples(int):
+    """n_t, the environment steps seen so far; and, when asked, how many independent ones they are worth."""
+
+    def __new__(cls, steps: int, terms: Callable[[], tuple[np.ndarray, np.ndarray]]):
+        self = super().__new__(cls, steps)
+        self._terms = terms
+        return self
+
+    @cached_property
+    def autocorrelation_time(self) -> float:
+        """τ of the last batch's policy-gradient terms along F⁻¹g, at least 1."""
+        return autocorrelation_time(*self._terms())
+
+    @property
+    def effective(self) -> float:
+        """n_eff,t = n_t / τ_t: earlier batches are taken to be as correlated as the last."""
+        return self / self.autocorrelation_time
