@@ -1,0 +1,201 @@
+"""The experiments of the paper: for each figure, the settings it compares, and a row of numbers per run.
+
+An experiment is {(task, baseline, variant): [config of each seed]}. Settings that several figures share are the same
+configs, hence the same runs: `Study` trains them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from shapo.algorithms import ALGORITHMS, PIDLag, TrustRegion
+from shapo.config import Config
+from shapo.envs import TASKS
+from shapo.profiles import DIALS, PROFILES
+from shapo.run import Run
+from shapo.sharpness import (
+    EffectiveAlpha,
+    EuclideanSAM,
+    FisherSAM,
+    FixedAlpha,
+    KLMatchedSAM,
+    alpha_from_delta,
+)
+from shapo.studies import Study
+
+Variant = Mapping[str, object]  # the fields of Config that it sets: actor, critic, or none
+Experiment = dict[tuple[str, str, str], list[Config]]
+
+LAMBDA_INIT = (0.001, 0.1, 0.5, 2.0)  # PIDLag's λ before the first update, Figure 4
+ESAM_RHO = (0.01, 0.03, 0.1, 0.3)  # the Euclidean sweep of Figure 6
+ABLATION_TASKS = ("PointGoal1-v0", "Walker2d-v4")  # one of each kind: Figures 4 and 6 to 8
+EPISODE = 1000  # steps of an episode that nothing ends early
+
+
+def variants(task: str) -> dict[str, Variant]:
+    """The rows of method.md's ablation at the task's dials."""
+    actor, critic = FisherSAM(DIALS[task].delta_down), EuclideanSAM(DIALS[task].rho_critic)
+    matched = KLMatchedSAM(DIALS[task].delta_down)
+    return {
+        "vanilla": {},
+        "SHAPO Actor": {"actor": actor},
+        "SAM Critic": {"critic": critic},
+        "SHAPO": {"actor": actor, "critic": critic},
+        "E-SAM": {"actor": matched},
+        "E-SAM + SAM Critic": {"actor": matched, "critic": critic},
+    }
+
+
+def grid(
+    profile: str,
+    tasks: Sequence[str],
+    baselines: Mapping[str, TrustRegion | str] | Sequence[str],
+    choose: Callable[[str], Mapping[str, Variant]],
+) -> Experiment:
+    """Every task × baseline × variant × seed of a profile; `choose(task)` gives the variants.
+
+    Sauté stays away from tasks whose cost limit is 0, where it has no meaning.
+    """
+    budget = PROFILES[profile]
+    if not isinstance(baselines, Mapping):
+        baselines = dict(zip(baselines, baselines, strict=True))
+    return {
+        (task, name, label): [
+            Config(
+                task, baseline, **variant, total_steps=budget.total_steps, num_envs=budget.num_envs,
+                steps_per_epoch=budget.steps_per_epoch, seed=seed,
+            )
+            for seed in range(budget.seeds)
+        ]
+        for task in tasks
+        for name, baseline in baselines.items()
+        for label, variant in choose(task).items()
+        if not (baseline == "SauteRL" and TASKS[task].cost_limit == 0)
+    }  # fmt: skip
+
+
+def _only(*names: str) -> Callable[[str], dict[str, Variant]]:
+    return lambda task: {name: variants(task)[name] for name in names}
+
+
+def pareto(profile: str) -> Experiment:
+    """Figures 3 and 5: every baseline with and without SHAPO, on every task."""
+    return grid(profile, list(TASKS), list(ALGORITHMS), _only("vanilla", "SHAPO"))
+
+
+def lambda_sweep(profile: str) -> Experiment:
+    """Figure 4: PIDLag from several λ_init, with and without SHAPO."""
+    baselines = {f"λ₀ = {lam:g}": PIDLag(lagrangian_multiplier_init=lam) for lam in LAMBDA_INIT}
+    return grid(profile, ABLATION_TASKS, baselines, _only("vanilla", "SHAPO"))
+
+
+def esam(profile: str) -> Experiment:
+    """Figure 6: Fisher against Euclidean at equal mean KL, and the Euclidean perturbation over a sweep of ρ."""
+
+    def choose(task: str) -> dict[str, Variant]:
+        sweep = {f"E-SAM ρ = {rho:g}": {"actor": EuclideanSAM(rho)} for rho in ESAM_RHO}
+        return _only("vanilla", "SHAPO Actor", "SHAPO", "E-SAM", "E-SAM + SAM Critic")(task) | sweep
+
+    return grid(profile, ABLATION_TASKS, ["TRPOLag"], choose)
+
+
+def sam_critic(profile: str) -> Experiment:
+    """Figure 7, first half: the critics alone."""
+    return grid(profile, ABLATION_TASKS, ["TRPOLag", "PIDLag"], _only("vanilla", "SAM Critic"))
+
+
+def shapo_actor(profile: str) -> Experiment:
+    """Figure 7: what the actor and the critics contribute."""
+    names = ("vanilla", "SAM Critic", "SHAPO Actor", "SHAPO")
+    return grid(profile, ABLATION_TASKS, ["TRPOLag", "PIDLag"], _only(*names))
+
+
+def schedules(profile: str) -> Experiment:
+    """Figure 8: a fixed radius, and a fixed confidence α with n counted in steps, in episodes, or measured.
+
+    α is the one at which, counted in episodes, the fixed confidence meets the fixed radius half way through training.
+    """
+
+    def choose(task: str) -> dict[str, Variant]:
+        delta = DIALS[task].delta_down
+        alpha = alpha_from_delta(delta, max(1.0, PROFILES[profile].total_steps / 2 / EPISODE))
+        return _only("vanilla")(task) | {
+            "fixed δ": {"actor": FisherSAM(delta)},
+            "fixed α, n in steps": {"actor": FisherSAM(FixedAlpha(alpha))},
+            "fixed α, n in episodes": {"actor": FisherSAM(FixedAlpha(alpha, EPISODE))},
+            "fixed α, n measured": {"actor": FisherSAM(EffectiveAlpha(alpha))},
+        }
+
+    return grid(profile, ABLATION_TASKS, ["TRPOLag"], choose)
+
+
+EXPERIMENTS = {
+    build.__name__: build for build in (pareto, lambda_sweep, esam, sam_critic, shapo_actor, schedules)
+}
+
+
+def study(name: str, profile: str) -> Study:
+    """The runs of one experiment, or of "all" together, as a study."""
+    if name != "all" and name not in EXPERIMENTS:
+        raise ValueError(f"name must be 'all' or one of {', '.join(EXPERIMENTS)}; got {name!r}")
+    builds = EXPERIMENTS.values() if name == "all" else [EXPERIMENTS[name]]
+    configs = [config for build in builds for seeds in build(profile).values() for config in seeds]
+    return Study(profile if name == "all" else name, configs)
+
+
+def results(experiment: Experiment) -> pd.DataFrame:
+    """A row per run that is there: task, baseline, variant, seed, and its `summary`; runs that are not are left out."""
+    rows = [
+        {"task": task, "baseline": baseline, "variant": variant, "seed": config.seed} | summary(run)
+        for (task, baseline, variant), configs in experiment.items()
+        for config in configs
+        if (run := Run(config)).available
+    ]
+    labels = ["task", "baseline", "variant", "seed"]
+    return pd.DataFrame(rows, columns=None if rows else labels + list(METRICS))
+
+
+# What each number is, with its unit, and whether more of it is better.
+METRICS = {
+    "return": ("return per episode, last quarter", True),
+    "cost": ("cost per episode, last quarter", False),
+    "cost_rate": ("cost per step, all of training", False),
+    "failures": ("failures, all of training", False),
+    "tail": ("tail quantile of the episodic cost", False),
+}
+
+
+def safety_metric(task: str) -> str:
+    """The column of `results` that is the paper's measure of safety on a task."""
+    return "failures" if TASKS[task].failure_metric == "cumulative failures" else "cost_rate"
+
+
+def tail_level(task: str) -> float:
+    """Figure 5's quantile: 0.95, but 0.80 on Walker2d, where the 95th sits near 1."""
+    return 0.80 if task == "Walker2d-v4" else 0.95
+
+
+def episodic_costs(run: Run) -> pd.DataFrame:
+    """What Figure 5 takes quantiles of: columns steps and cost.
+
+    The episodes' costs. Where an episode costs 0 or 1, the fall, a quantile of single episodes would be 0 or 1 as well:
+    there J_C, the mean cost of the last 50 episodes, once an epoch.
+    """
+    if safety_metric(run.config.task) == "failures":
+        return run.progress[["steps", "J_C"]].dropna().rename(columns={"J_C": "cost"})
+    return run.episodes[["steps", "cost"]]
+
+
+def summary(run: Run) -> dict[str, float]:
+    """The numbers of METRICS for one run, each episode counted once."""
+    progress, episodes, costs = run.progress, run.episodes, episodic_costs(run).cost
+    late = episodes[episodes.steps > 0.75 * run.config.total_steps]
+    last = progress.iloc[-1]
+    return {
+        "return": late["return"].mean(), "cost": late.cost.mean(),
+        "cost_rate": last.cost_rate, "failures": last.failures,
+        "tail": np.quantile(costs, tail_level(run.config.task)) if len(costs) else np.nan,
+    }  # fmt: skip
