@@ -10,8 +10,9 @@ Proposition 2 asks for the variance. Steps of one episode are not independent:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
@@ -25,26 +26,31 @@ def autocorrelation_time(terms: np.ndarray, episode: np.ndarray) -> float:
 
     episode: (T, n), equal where two steps of an environment belong to one episode. Raises ValueError for other shapes.
     """
-    if terms.ndim != 2 or terms.shape != episode.shape:
-        raise ValueError(f"terms and episode must both be (T, n); got {terms.shape} and {episode.shape}")
-    y = terms - terms.mean()
-    variance = (y * y).sum()
-    if variance == 0:
-        return 1.0
-
-    def covariance(lag: int) -> float:
-        if lag >= len(y):
-            return 0.0
-        same = episode[lag:] == episode[: len(y) - lag]
-        return float((y[lag:] * y[: len(y) - lag] * same).sum())
-
+    correlation = _correlations(terms, episode)
     total, least = 0.0, np.inf
-    for lag in range(0, len(y), 2):
-        least = min(least, covariance(lag) + covariance(lag + 1))
+    for first in correlation:
+        least = min(least, first + next(correlation, 0.0))
         if least <= 0:
             break
         total += least
-    return max(1.0, 2 * total / variance - 1)
+    return max(1.0, 2 * total - 1)
+
+
+def autocorrelation(terms: np.ndarray, episode: np.ndarray, lags: int) -> np.ndarray:
+    """ρ_0 … ρ_lags−1 of terms (T, n), lags at most T: of all steps' variance, what pairs `k` steps apart share."""
+    return np.fromiter(islice(_correlations(terms, episode), lags), float, lags)
+
+
+def _correlations(terms: np.ndarray, episode: np.ndarray) -> Iterator[float]:
+    """ρ_0, ρ_1, …, each Σ y_t y_t+k over pairs within an episode, over Σ y_t²; 1, 0, 0, … where y does not vary."""
+    if terms.ndim != 2 or terms.shape != episode.shape:
+        raise ValueError(f"terms and episode must both be (T, n); got {terms.shape} and {episode.shape}")
+    y = terms - terms.mean()
+    variance = (y * y).sum() or np.inf
+    yield 1.0
+    for lag in range(1, len(y)):
+        same = episode[lag:] == episode[:-lag]
+        yield float((y[lag:] * y[:-lag] * same).sum() / variance)
 
 
 class Samples(int):

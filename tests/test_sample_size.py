@@ -8,7 +8,7 @@ from small_problem import Dense, make_problem, reward_and_cost_advantages
 from shapo.algorithms import TRPOLag
 from shapo.algorithms.trust_region import Surrogate
 from shapo.fisher import GaussianFisher
-from shapo.sample_size import Samples, autocorrelation_time
+from shapo.sample_size import Samples, autocorrelation, autocorrelation_time
 from shapo.sharpness import EffectiveAlpha, FisherSAM, FixedAlpha, KLMatchedSAM, delta_from_alpha
 
 ONE_EPISODE = np.zeros((1000, 20), int)
@@ -28,6 +28,12 @@ def test_autocorrelation_time_of_an_autoregression_is_its_closed_form(phi, toler
     rng = np.random.default_rng(0)
     found = np.mean([autocorrelation_time(ar1(phi, rng), ONE_EPISODE) for _ in range(10)])
     assert found == pytest.approx((1 + phi) / (1 - phi), rel=tolerance)
+
+
+def test_autocorrelation_of_an_autoregression_falls_geometrically():
+    y = ar1(0.8, np.random.default_rng(0), (4000, 50))
+    found = autocorrelation(y, np.zeros(y.shape, int), 12)
+    np.testing.assert_allclose(found, 0.8 ** np.arange(12), atol=0.03)
 
 
 def test_anticorrelation_is_not_taken_for_more_samples_and_constants_are_one():
