@@ -32,6 +32,9 @@ Experiment = dict[tuple[str, str, str], list[Config]]
 LAMBDA_INIT = (0.001, 0.1, 0.5, 2.0)  # PIDLag's λ before the first update, Figure 4
 ESAM_RHO = (0.01, 0.03, 0.1, 0.3)  # the Euclidean sweep of Figure 6
 ABLATION_TASKS = ("PointGoal1-v0", "Walker2d-v4")  # one of each kind: Figures 4 and 6 to 8
+PILOT_DELTA_DOWN = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+PILOT_RHO = (0.01, 0.05, 0.2)  # of the critics
+PILOT_SEEDS = (100, 101)
 EPISODE = 1000  # steps of an episode that nothing ends early
 
 
@@ -54,21 +57,24 @@ def grid(
     tasks: Sequence[str],
     baselines: Mapping[str, TrustRegion | str] | Sequence[str],
     choose: Callable[[str], Mapping[str, Variant]],
+    seeds: Sequence[int] | None = None,
+    total_steps: int | None = None,
 ) -> Experiment:
-    """Every task × baseline × variant × seed of a profile; `choose(task)` gives the variants.
+    """Every task × baseline × variant × seed; `choose(task)` gives the variants, the profile what is not said.
 
     Sauté stays away from tasks whose cost limit is 0, where it has no meaning.
     """
     budget = PROFILES[profile]
+    seeds, total_steps = seeds or range(budget.seeds), total_steps or budget.total_steps
     if not isinstance(baselines, Mapping):
         baselines = dict(zip(baselines, baselines, strict=True))
     return {
         (task, name, label): [
             Config(
-                task, baseline, **variant, total_steps=budget.total_steps, num_envs=budget.num_envs,
+                task, baseline, **variant, total_steps=total_steps, num_envs=budget.num_envs,
                 steps_per_epoch=budget.steps_per_epoch, seed=seed,
             )
-            for seed in range(budget.seeds)
+            for seed in seeds
         ]
         for task in tasks
         for name, baseline in baselines.items()
@@ -132,16 +138,31 @@ def schedules(profile: str) -> Experiment:
     return grid(profile, ABLATION_TASKS, ["TRPOLag"], choose)
 
 
-EXPERIMENTS = {
-    build.__name__: build for build in (pareto, lambda_sweep, esam, sam_critic, shapo_actor, schedules)
-}
+def pilot(profile: str) -> Experiment:
+    """How the dials were chosen: sweeps of both radii, on seeds that no figure uses.
+
+    PIDLag gets three times the steps on PointGoal1, where its controller overshoots for more than a million.
+    """
+
+    def choose(task: str) -> dict[str, Variant]:
+        deltas = {f"δ = {delta:g}": {"actor": FisherSAM(delta)} for delta in PILOT_DELTA_DOWN}
+        return {"vanilla": {}} | deltas | {f"ρ = {rho:g}": {"critic": EuclideanSAM(rho)} for rho in PILOT_RHO}
+
+    seeds, steps = PILOT_SEEDS[: PROFILES[profile].seeds], PROFILES[profile].pilot_steps
+    short = grid(profile, ["PointGoal1-v0"], ["TRPOLag", "CPO"], choose, seeds, steps)
+    slow = grid(profile, ["PointGoal1-v0"], ["PIDLag"], choose, seeds, 3 * steps)
+    return short | slow | grid(profile, ["Walker2d-v4"], ["TRPOLag", "CPO", "PIDLag"], choose, seeds, steps)
+
+
+FIGURES = (pareto, lambda_sweep, esam, sam_critic, shapo_actor, schedules)
+EXPERIMENTS = {build.__name__: build for build in (*FIGURES, pilot)}
 
 
 def study(name: str, profile: str) -> Study:
-    """The runs of one experiment, or of "all" together, as a study."""
+    """The runs of one experiment as a study, or those of all figures together as "all"."""
     if name != "all" and name not in EXPERIMENTS:
         raise ValueError(f"name must be 'all' or one of {', '.join(EXPERIMENTS)}; got {name!r}")
-    builds = EXPERIMENTS.values() if name == "all" else [EXPERIMENTS[name]]
+    builds = FIGURES if name == "all" else [EXPERIMENTS[name]]
     configs = [config for build in builds for seeds in build(profile).values() for config in seeds]
     return Study(profile if name == "all" else name, configs)
 

@@ -13,6 +13,7 @@ class Profile:
     seeds: int  # runs per setting
     steps_per_epoch: int  # environment steps between updates, all environments together
     num_envs: int  # environments stepped together
+    pilot_steps: int  # environment steps of a run of the pilot
     quickstart_steps: int  # steps of the runs of notebooks 00 and 11
     warm_up_steps: int  # steps of the policy that notebooks 02 and 03 look at
     random_problems: int  # random instances per dimension in notebook 01
@@ -20,9 +21,9 @@ class Profile:
 
 
 PROFILES = {
-    "smoke": Profile(4_000, 2, 2_000, 2, 80_000, 40_000, 100, 1),
-    "laptop": Profile(2_000_000, 5, 20_000, 20, 600_000, 200_000, 1_000, 5),
-    "paper": Profile(10_000_000, 5, 20_000, 20, 600_000, 200_000, 1_000, 5),
+    "smoke": Profile(4_000, 2, 2_000, 2, 4_000, 80_000, 40_000, 100, 1),
+    "laptop": Profile(2_000_000, 5, 20_000, 20, 1_000_000, 600_000, 200_000, 1_000, 5),
+    "paper": Profile(10_000_000, 5, 20_000, 20, 1_000_000, 600_000, 200_000, 1_000, 5),
 }
 
 
