@@ -148,7 +148,7 @@ def pilot(profile: str) -> Experiment:
         deltas = {f"δ = {delta:g}": {"actor": FisherSAM(delta)} for delta in PILOT_DELTA_DOWN}
         return {"vanilla": {}} | deltas | {f"ρ = {rho:g}": {"critic": EuclideanSAM(rho)} for rho in PILOT_RHO}
 
-    seeds, steps = PILOT_SEEDS[: PROFILES[profile].seeds], PROFILES[profile].pilot_steps
+    seeds, steps = PILOT_SEEDS[: PROFILES[profile].seeds // 2], PROFILES[profile].pilot_steps
     short = grid(profile, ["PointGoal1-v0"], ["TRPOLag", "CPO"], choose, seeds, steps)
     slow = grid(profile, ["PointGoal1-v0"], ["PIDLag"], choose, seeds, 3 * steps)
     return short | slow | grid(profile, ["Walker2d-v4"], ["TRPOLag", "CPO", "PIDLag"], choose, seeds, steps)
@@ -220,3 +220,32 @@ def summary(run: Run) -> dict[str, float]:
         "cost_rate": last.cost_rate, "failures": last.failures,
         "tail": np.quantile(costs, tail_level(run.config.task)) if len(costs) else np.nan,
     }  # fmt: skip
+
+
+def dose(results: pd.DataFrame, least_return: float = -0.05) -> pd.DataFrame:
+    """What each radius of the pilot does, next to vanilla with the same baseline and seed; and which one is chosen.
+
+    A row per task and variant. Changes are means over baselines and seeds: of return as a share of the task's best
+    vanilla baseline, of the safety metric as a share of vanilla's own. Of each of the two dials, the radius that lowers
+    the safety metric most is chosen among those that change return by no less than `least_return`; none if none does.
+
+    results: a table of `results(pilot(...))`. Raises ValueError where a task has no vanilla run to compare with.
+    """
+    rows = []
+    for task, runs in results.groupby("task", sort=False):
+        runs = runs.assign(safety=runs[safety_metric(task)]).set_index(["baseline", "seed"])
+        vanilla = runs[runs.variant == "vanilla"]
+        if vanilla.empty:
+            raise ValueError(f"results must hold vanilla runs of every task; got none of {task}")
+        scale = vanilla["return"].groupby("baseline").mean().max()
+        for variant, cell in runs[runs.variant != "vanilla"].groupby("variant", sort=False):
+            pairs = cell.merge(vanilla, on=["baseline", "seed"], suffixes=("", "_vanilla"))
+            rows.append({
+                "task": task, "variant": variant, "runs": len(pairs),
+                "return": ((pairs["return"] - pairs["return_vanilla"]) / scale).mean(),
+                "safety": (pairs.safety / pairs.safety_vanilla - 1).mean(),
+            })  # fmt: skip
+    table = pd.DataFrame(rows)
+    enough = table[(table["return"] >= least_return) & (table.safety < 0)]
+    best = enough.groupby(["task", enough.variant.str[0]]).safety.idxmin()
+    return table.assign(chosen=table.index.isin(best))
