@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import CodeType, FunctionType
 from typing import Any, Generic, Protocol
 
+from shapo import algorithms, sharpness
 from shapo.algorithms import ALGORITHMS, TrustRegion
 from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, check, whole
 from shapo.envs import TASKS, BatchedEnv, make_env
@@ -132,6 +133,36 @@ def describe(value: Any) -> Any:
     ):
         return value
     raise TypeError(f"a config holds plain, finite values and frozen dataclasses of them; got {value!r}")
+
+
+def config_from(description: dict[str, Any]) -> Config:
+    """The config that `describe` described, equal to it and of the same run_id.
+
+    Raises ValueError for a class from outside the package (a notebook cell, say), of which a description has only the
+    name, and for what does not describe a config of this version of the package.
+    """
+    config = _rebuilt(description)
+    if not isinstance(config, Config) or describe(config) != description:
+        raise ValueError(f"not a description of a Config of this version of the package: {description!r}")
+    return config
+
+
+def _rebuilt(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_rebuilt, value))
+    if not isinstance(value, dict):
+        return value
+    name = value.get("class")
+    settings = {field: _rebuilt(v) for field, v in value.items() if field not in ("class", "code")}
+    kind = ({"Config": Config} | vars(algorithms) | vars(sharpness)).get(name)
+    if not is_dataclass(kind) or "code" in value:
+        raise ValueError(
+            f"class {name} is not the package's own, so it cannot be rebuilt from its description"
+        )
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"not a description of this version's {name}: {error}") from error
 
 
 def _from_outside(kind: type) -> bool:

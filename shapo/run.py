@@ -1,4 +1,4 @@
-"""Run: what a training run in the store was asked, how far it is, and what it gave."""
+"""Run: what a training run was asked, how far it is, and what it gave, in the run store or shipped."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from shapo.config import METHOD_VERSION, Config, describe
 from shapo.networks import MLP, GaussianActor, RunningNormalizer
+from shapo.shipped import CorruptPackError, Pack, pack_of
 from shapo.store import (
     CorruptCheckpointError,
     load_checkpoint,
@@ -69,7 +71,11 @@ def record_episode(policy: Policy, env, rng: np.random.Generator | None = None) 
 
 
 class Run:
-    """A run in the store, finished or not, of this or another process; everything is read when asked for."""
+    """A run in the store, finished or not, of this or another process; everything is read when asked for.
+
+    Of a run that is not finished, tables and provenance are those shipped in `figures/data/`, if any; else they
+    go as far as the store does.
+    """
 
     def __init__(self, config: Config, runs: str | Path | None = None):
         self.config = config
@@ -81,9 +87,11 @@ class Run:
 
     def __repr__(self) -> str:
         try:
-            how_far = f"{self.epoch} of {self.config.epochs} epochs"
+            how_far = "shipped" if self._pack() else f"{self.epoch} of {self.config.epochs} epochs"
         except CorruptCheckpointError:
             how_far = "its checkpoint is damaged"
+        except CorruptPackError as error:
+            how_far = str(error)
         return f"<Run {self.path.parent.name}/{self.path.name}: {how_far}>"
 
     @property
@@ -98,8 +106,22 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done."""
+        """Whether the run store has all epochs."""
         return self.epoch == self.config.epochs
+
+    @property
+    def shipped(self) -> bool:
+        """Whether `figures/data/` has its results, packed. `shapo.train` trains such a run all the same."""
+        return pack_of(self.config.run_id) is not None
+
+    @property
+    def available(self) -> bool:
+        """Whether the tables are those of the whole run: it is finished, or shipped."""
+        return self.finished or self.shipped
+
+    def _pack(self) -> Pack | None:
+        """The pack that speaks for a run that is not finished, if it is shipped."""
+        return None if self.finished else pack_of(self.config.run_id)
 
     @property
     def progress(self) -> pd.DataFrame:
@@ -121,17 +143,26 @@ class Run:
 
     @property
     def timing(self) -> pd.DataFrame:
-        """Seconds of each epoch: rollout, actor, critics, total. Not part of what is reproduced."""
+        """Seconds of each epoch: rollout, actor, critics, total. Not part of what is reproduced.
+
+        Of a run that is only shipped: one row, the medians.
+        """
         return self._table("timing")
 
     @property
     def provenance(self) -> list[dict]:
         """Versions, commit and machine under which the epochs were run, in order of change."""
+        if pack := self._pack():
+            return pack.provenance(self.config.run_id)
         return self.load()[1]["provenance"]
 
     @property
     def actor(self) -> Policy:
-        """The trained policy, ready to roll out."""
+        """The trained policy, ready to roll out. Raises FileNotFoundError where there is none, or none is shipped."""
+        if self._pack():
+            raise FileNotFoundError(
+                f"{self.path.name} is shipped as numbers, without its networks; shapo.train(run.config) trains it here"
+            )
         arrays, _ = self.load()
         normalizer = RunningNormalizer(len(arrays["normalizer/mean"]))
         normalizer.load_state_dict(unprefixed("normalizer", arrays))
@@ -158,7 +189,7 @@ class Run:
     def save(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
         """Replaces the checkpoint, atomically; before the last one, writes progress.csv and episodes.csv for people."""
         if self._history is None:  # once: the writer holds the run's lock, so nobody else adds to it
-            self._history = self.provenance if self.exists else []
+            self._history = self.load()[1]["provenance"] if self.exists else []
         here = provenance()
         if self._history[-1:] != [here]:
             self._history = [*self._history, here]
@@ -176,6 +207,8 @@ class Run:
             write_atomically(self.path / "config.json", text.encode())
 
     def _table(self, name: str) -> pd.DataFrame:
+        if pack := self._pack():
+            return pack.table(name, self.config.run_id)
         return self.unpack_tables(self.load()[0])[name] if self.exists else pd.DataFrame()
 
     @staticmethod
@@ -210,7 +243,8 @@ def provenance() -> dict:
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in names},
         "commit": _commit(),
-        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
+        "machine": f"{platform.system()} {platform.machine()}, {_processor()}, "
+        + torch.backends.cpu.get_cpu_capability(),  # which instructions, hence which rounding
     }
 
 
