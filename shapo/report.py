@@ -1,0 +1,106 @@
+"""What a notebook may say of the runs that are there: its table, and sentences computed from that table."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from shapo.experiments import METRICS, safety_metric
+from shapo.statistics import CELL, compare, pareto_front
+
+NOTHING = "**Nothing to say yet**: {what} not there, in `runs/` or in `figures/data/`. The status above lists what is missing."
+
+
+def comparison(
+    runs: pd.DataFrame, rng: np.random.Generator, reference: str | None = "vanilla"
+) -> pd.DataFrame:
+    """`statistics.compare`, task by task, of `experiments.results`: return, cost, cost rate or failures, and tail.
+
+    Empty, with the same columns, where there are no runs. A number that some seed of a cell lacks is NaN in the cell:
+    no episode ended in the last quarter, say.
+    """
+    seed, tables = rng.integers(2**63), []
+    for task, part in runs.groupby("task", sort=False):
+        lower = ["cost", safety_metric(task), "tail"]
+        # NaN poisons a mean: what one seed lacks, all lose
+        whole = part.groupby(CELL)[["return", *lower]].transform(lambda values: values.mean(skipna=False))
+        part = part.assign(**{name: part[name].where(whole[name].notna()) for name in whole})
+        tables.append(compare(part, np.random.default_rng(seed), ["return"], lower, reference))
+    columns = [*CELL, "metric", "seeds", "iqm", "low", "high", "better", "better_low", "better_high"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def in_words(table: pd.DataFrame, reference: str = "vanilla") -> str:
+    """Markdown: in how many baselines each variant is better than the reference, metric by metric.
+
+    table: of `comparison`, with the same reference. Better: P > ½; bold: the whole interval lies on that side of ½.
+    """
+    judged = table.dropna(subset="better")
+    if judged.empty:
+        return NOTHING.format(what=f"runs of a variant and of {reference} beside it are")
+    fewest = int(min(table.seeds))
+    by_luck = (
+        math.comb(2 * fewest, fewest) / 2
+    )  # orders of the runs in which either side beats the other throughout
+    lines = [
+        f"Better or worse than {reference}: the probability of improvement is above or below ½. **Bold**: so is its "
+        f"whole 95 % interval. With {fewest} seed{'s' * (fewest > 1)} a side "
+        + (
+            f"two equal methods look as clear as can be once in {by_luck:.0f} comparisons; here are {len(judged)}."
+            if fewest > 1
+            else "there is no interval, and nothing is clear."
+        ),
+        "",
+    ]
+    for (task, variant), part in judged.groupby(["task", "variant"], sort=False):
+        lines.append(f"- {task}, {variant}:")
+        lines += [
+            f"    - {METRICS[metric][0]}: {_verdict(rows)}"
+            for metric, rows in part.groupby("metric", sort=False)
+        ]
+    return "\n".join(lines)
+
+
+def fronts_in_words(table: pd.DataFrame, variant: str = "SHAPO", reference: str = "vanilla") -> str:
+    """Markdown: per task, which way the interquartile means move, and whose points the other's dominate.
+
+    table: of `comparison`. A point is (cost rate or failures, return); domination is that of `pareto_front`.
+    """
+    lines = []
+    for task, part in table.groupby("task", sort=False):
+        safety = safety_metric(task)
+        points = part.pivot(index=["variant", "baseline"], columns="metric", values="iqm")
+        points = points[[safety, "return"]].dropna()
+        if not {variant, reference} <= set(points.index.get_level_values("variant")):
+            continue
+        ours, theirs = points.loc[variant], points.loc[reference]
+        change = (ours - theirs).dropna()
+        both = ((change[safety] < 0) & (change["return"] > 0)).sum()
+        neither = ((change[safety] > 0) & (change["return"] < 0)).sum()
+        lines.append(
+            f"- {task}: {variant} has the higher return and the lower {METRICS[safety][0]} in {both} of {len(change)} "
+            f"baselines, the opposite in {neither}. Its points dominate {_dominated(theirs, ours)} of the "
+            f"{len(theirs)} of {reference}; {_dominated(ours, theirs)} of its {len(ours)} are dominated by those."
+        )
+    return "\n".join(lines) or NOTHING.format(
+        what=f"runs of {variant} and of {reference} on the same task are"
+    )
+
+
+def _verdict(rows: pd.DataFrame) -> str:
+    """better in 2 of 3 (TRPOLag, **CPO**), worse in 1 (PIDLag)"""
+    clearly = (rows.better_low > 0.5) | (rows.better_high < 0.5)
+    names = rows.baseline.where(~clearly, "**" + rows.baseline + "**")
+    sides = {"better": rows.better > 0.5, "worse": rows.better < 0.5, "level": rows.better == 0.5}
+    found = [f"{side} in {which.sum()}" for side, which in sides.items() if which.any()]
+    lists = [f" ({', '.join(names[which])})" for which in sides.values() if which.any()]
+    found[0] += f" of {len(rows)}"
+    return ", ".join(map("".join, zip(found, lists, strict=True)))
+
+
+def _dominated(points: pd.DataFrame, by: pd.DataFrame) -> int:
+    """How many of `points` some point of `by` dominates; columns cost, return."""
+    alone = [pd.concat([points.iloc[[i]], by]).to_numpy() for i in range(len(points))]
+    return sum(not pareto_front(*values.T)[0] for values in alone)

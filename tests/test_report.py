@@ -1,0 +1,91 @@
+"""The report: tables per task, and sentences that say what the table says and no more."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shapo import experiments, statistics
+from shapo.report import comparison, fronts_in_words, in_words
+
+BASELINES = ("TRPOLag", "CPO", "PIDLag")
+
+
+def runs(shift: dict[str, float], task: str = "PointGoal1-v0", seeds: int = 5) -> pd.DataFrame:
+    """Runs of three baselines; SHAPO's return is higher, its costs lower, by the shift of the baseline."""
+    rows = []
+    for i, baseline in enumerate(shift):
+        for variant in ("vanilla", "SHAPO"):
+            gain = shift[baseline] * (variant == "SHAPO")
+            for seed in range(seeds):
+                noise = np.random.default_rng([i, seed, variant == "SHAPO"]).normal(scale=0.1)
+                costs = dict.fromkeys(("cost", "cost_rate", "failures", "tail"), 10 + i - gain + noise)
+                rows.append([task, baseline, variant, seed, 5 + i + gain + noise, *costs.values()])
+    return pd.DataFrame(rows, columns=["task", "baseline", "variant", "seed", *experiments.METRICS])
+
+
+def test_the_table_is_compares_with_the_measure_of_safety_of_the_task():
+    goal, ant = runs(dict.fromkeys(BASELINES, 1.0)), runs({"CPO": 1.0}, "Ant-v4")
+    table = comparison(pd.concat([goal, ant]), np.random.default_rng(3))
+    assert list(table[table.task == "Ant-v4"].metric.unique()) == ["return", "cost", "failures", "tail"]
+    assert list(table[table.task == "PointGoal1-v0"].metric.unique()) == [
+        "return",
+        "cost",
+        "cost_rate",
+        "tail",
+    ]
+    alone = comparison(ant, np.random.default_rng(3))
+    pd.testing.assert_frame_equal(alone, table[table.task == "Ant-v4"].reset_index(drop=True))
+    cell = ant[ant.variant == "SHAPO"].failures
+    assert alone.set_index(["variant", "metric"]).iqm["SHAPO", "failures"] == statistics.iqm(cell)
+
+
+def test_what_one_seed_lacks_is_not_compared():
+    lacking = runs({"CPO": 1.0})
+    lacking.loc[0, "return"] = np.nan
+    table = comparison(lacking, np.random.default_rng(0)).set_index(["variant", "metric"])
+    assert np.isnan(table.iqm["vanilla", "return"]) and np.isnan(table.better["SHAPO", "return"])
+    assert table.better["SHAPO", "cost"] == 1
+
+
+def test_no_runs_no_table_no_sentence():
+    table = comparison(experiments.results({}), np.random.default_rng(0))
+    assert table.empty and "iqm" in table
+    assert in_words(table).startswith("**Nothing to say yet**")
+    assert fronts_in_words(table).startswith("**Nothing to say yet**")
+    assert statistics.readable(table).empty
+
+
+def test_half_a_comparison_is_no_sentence():
+    shapo_only = runs({"CPO": 1.0}).query("variant == 'SHAPO'")
+    table = comparison(shapo_only, np.random.default_rng(0))
+    assert in_words(table).startswith("**Nothing to say yet**")
+    assert fronts_in_words(table).startswith("**Nothing to say yet**")
+
+
+def test_the_sentences_count_what_the_table_holds():
+    table = comparison(runs({"TRPOLag": 1.0, "CPO": -1.0, "PIDLag": 1.0}), np.random.default_rng(0))
+    words = in_words(table)
+    for metric in ("return", "cost", "cost_rate", "tail"):
+        name = experiments.METRICS[metric][0]
+        assert f"{name}: better in 2 of 3 (**TRPOLag**, **PIDLag**), worse in 1 (**CPO**)" in words
+    assert "With 5 seeds a side" in words and "once in 126 comparisons; here are 12" in words
+
+
+def test_what_is_not_clear_is_not_bold():
+    same = runs({"CPO": 0.0})
+    twin = same.assign(variant="SHAPO")
+    table = comparison(pd.concat([same[same.variant == "vanilla"], twin[:5]]), np.random.default_rng(0))
+    assert "return per episode, last quarter: level in 1 of 1 (CPO)" in in_words(table)
+
+
+def test_one_seed_is_never_clear():
+    words = in_words(comparison(runs({"CPO": 1.0}, seeds=1), np.random.default_rng(0)))
+    assert "1 seed a side there is no interval" in words
+    assert "better in 1 of 1 (CPO)" in words
+
+
+@pytest.mark.parametrize(("shift", "both", "theirs", "ours"), [(3.0, 3, 3, 0), (-3.0, 0, 0, 3)])
+def test_fronts_say_who_dominates_whom(shift, both, theirs, ours):
+    words = fronts_in_words(comparison(runs(dict.fromkeys(BASELINES, shift)), np.random.default_rng(0)))
+    assert f"in {both} of 3 baselines, the opposite in {3 - both}" in words
+    assert f"dominate {theirs} of the 3 of vanilla; {ours} of its 3" in words
