@@ -1,5 +1,6 @@
 """The figures: one style, one `save`, one function per figure. A figure takes arrays and trains nothing."""
 
+from shapo.figures.dials import autocorrelations, dose_response, effective_samples, schedules
 from shapo.figures.learning import PANELS, learning_curves, trajectory, trajectory_animation
 from shapo.figures.pessimism import (
     agreement,
@@ -20,11 +21,14 @@ __all__ = [
     "ROOT",
     "STYLE",
     "agreement",
+    "autocorrelations",
     "benchmarks",
     "conjugate_gradient_residuals",
     "critic_sharpness",
     "dial",
     "dilution",
+    "dose_response",
+    "effective_samples",
     "geometry",
     "learning_curves",
     "line_search",
@@ -34,6 +38,7 @@ __all__ = [
     "quantile",
     "reweighting",
     "save",
+    "schedules",
     "theorem1",
     "trajectory",
     "trajectory_animation",
