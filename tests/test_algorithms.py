@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from small_problem import make_problem
 
-from shapo.advantages import Batch
 from shapo.algorithms import PIDLag, TRPOLag, TrustRegion
 from shapo.algorithms.trust_region import Surrogate, centred, standardised
 from shapo.checks import NonFiniteError
 from shapo.fisher import GaussianFisher
-from shapo.networks import GaussianActor
 from shapo.sharpness import EuclideanSAM, FisherSAM
 
 COSTS = [52.0, 80.0, 75.0, 20.0, 5.0, 0.0, 0.0, 30.0, 41.0, 12.0, 9.0, 60.0, 61.0, 62.0]
@@ -56,17 +55,6 @@ def test_pidlag_is_the_controller_written_out(delay):
         rise = max(0.0, smooth[-1] - smooth[max(0, len(smooth) - 1 - delay)])
         expected.append(max(0.0, 0.1 * proportional + integral + 0.3 * rise))
     np.testing.assert_allclose(multipliers(algorithm), expected, rtol=1e-10)
-
-
-def make_problem(seed=0, samples=400):
-    rng = np.random.default_rng(seed)
-    actor = GaussianActor(3, 2, (8, 8), rng)
-    actor.theta = actor.theta.double()
-    obs = torch.from_numpy(rng.standard_normal((samples, 3)))
-    action = torch.from_numpy(actor.sample(obs, rng))
-    reward = -(action - obs[:, :2]).square().sum(1) + 3.0
-    cost = (action[:, 0] > 0.5).double()
-    return actor, Batch(obs, action, torch.stack([reward, cost]), torch.zeros(2, samples))
 
 
 def test_lagrangian_advantage_is_the_fields_convention():
