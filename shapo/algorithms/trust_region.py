@@ -192,7 +192,7 @@ class TrustRegion:
     ) -> tuple[Tensor, dict[str, float]]:
         """θ₀ + 0.8ᵏ ε for the first k that `accepts` (no worse a surrogate) and keeps KL(π₀ ‖ ·) ≤ target_kl."""
         theta0 = surrogate.theta0
-        before = np.array(surrogate.value(theta0, advantage).tolist())
+        before = np.array(advantage.mean(-1).tolist())  # L_π₀(θ₀): there the ratio is 1
         names = ("improvement", "cost_change")
         for trial in range(self.line_search_steps):
             theta = theta0 + self.line_search_decay**trial * step
