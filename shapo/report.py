@@ -10,7 +10,7 @@ import pandas as pd
 from shapo.experiments import METRICS, safety_metric
 from shapo.statistics import CELL, compare, pareto_front
 
-NOTHING = "**Nothing to say yet**: {what} not there, in `runs/` or in `figures/data/`. The status above lists what is missing."
+NOTHING = "**Nothing to say yet**: {what} not there, in `runs/` or in `figures/data/`. The status says what is missing."
 
 
 def comparison(
@@ -63,10 +63,13 @@ def in_words(table: pd.DataFrame, reference: str = "vanilla") -> str:
     return "\n".join(lines)
 
 
-def fronts_in_words(table: pd.DataFrame, variant: str = "SHAPO", reference: str = "vanilla") -> str:
+def fronts_in_words(
+    table: pd.DataFrame, variant: str = "SHAPO", reference: str = "vanilla", each: str = "baselines"
+) -> str:
     """Markdown: per task, which way the interquartile means move, and whose points the other's dominate.
 
     table: of `comparison`. A point is (cost rate or failures, return); domination is that of `pareto_front`.
+    each: what the table's baselines are.
     """
     lines = []
     for task, part in table.groupby("task", sort=False):
@@ -79,10 +82,11 @@ def fronts_in_words(table: pd.DataFrame, variant: str = "SHAPO", reference: str 
         change = (ours - theirs).dropna()
         both = ((change[safety] < 0) & (change["return"] > 0)).sum()
         neither = ((change[safety] > 0) & (change["return"] < 0)).sum()
+        name = METRICS[safety][0].partition(",")[0]
         lines.append(
-            f"- {task}: {variant} has the higher return and the lower {METRICS[safety][0]} in {both} of {len(change)} "
-            f"baselines, the opposite in {neither}. Its points dominate {_dominated(theirs, ours)} of the "
-            f"{len(theirs)} of {reference}; {_dominated(ours, theirs)} of its {len(ours)} are dominated by those."
+            f"- {task}: {variant} improves both return and {name} in {both} of the {len(change)} {each} that are there "
+            f"with and without it, and worsens both in {neither}. It dominates {_dominated(theirs, by=ours)} of the "
+            f"{len(theirs)} points of {reference}, which dominates {_dominated(ours, by=theirs)} of its {len(ours)}."
         )
     return "\n".join(lines) or NOTHING.format(
         what=f"runs of {variant} and of {reference} on the same task are"

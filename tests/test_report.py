@@ -87,5 +87,6 @@ def test_one_seed_is_never_clear():
 @pytest.mark.parametrize(("shift", "both", "theirs", "ours"), [(3.0, 3, 3, 0), (-3.0, 0, 0, 3)])
 def test_fronts_say_who_dominates_whom(shift, both, theirs, ours):
     words = fronts_in_words(comparison(runs(dict.fromkeys(BASELINES, shift)), np.random.default_rng(0)))
-    assert f"in {both} of 3 baselines, the opposite in {3 - both}" in words
-    assert f"dominate {theirs} of the 3 of vanilla; {ours} of its 3" in words
+    assert f"improves both return and cost per step in {both} of the 3 baselines" in words
+    assert f"worsens both in {3 - both}" in words
+    assert f"dominates {theirs} of the 3 points of vanilla, which dominates {ours} of its 3" in words
