@@ -1,7 +1,9 @@
 """The figures: one style, one `save`, one function per figure. A figure takes arrays and trains nothing."""
 
+from shapo.figures.ablation import ablation, sweep
 from shapo.figures.dials import autocorrelations, dose_response, effective_samples, schedules
 from shapo.figures.learning import PANELS, learning_curves, trajectory, trajectory_animation
+from shapo.figures.perturbations import critic_symmetry, kl_of_perturbations
 from shapo.figures.pessimism import (
     agreement,
     dial,
@@ -12,33 +14,44 @@ from shapo.figures.pessimism import (
     reweighting,
     theorem1,
 )
+from shapo.figures.results import frontier, pareto
 from shapo.figures.speed import benchmarks
 from shapo.figures.style import ROOT, STYLE, png, save, use_style
+from shapo.figures.tails import exceedance, moving_quantile, tails
 from shapo.figures.update import conjugate_gradient_residuals, critic_sharpness, line_search, pessimistic_step
 
 __all__ = [
     "PANELS",
     "ROOT",
     "STYLE",
+    "ablation",
     "agreement",
     "autocorrelations",
     "benchmarks",
     "conjugate_gradient_residuals",
     "critic_sharpness",
+    "critic_symmetry",
     "dial",
     "dilution",
     "dose_response",
     "effective_samples",
+    "exceedance",
+    "frontier",
     "geometry",
+    "kl_of_perturbations",
     "learning_curves",
     "line_search",
     "measured_weights",
+    "moving_quantile",
+    "pareto",
     "pessimistic_step",
     "png",
     "quantile",
     "reweighting",
     "save",
     "schedules",
+    "sweep",
+    "tails",
     "theorem1",
     "trajectory",
     "trajectory_animation",

@@ -1,0 +1,187 @@
+"""The figures of the ablation: what is drawn is what the data say, and what is not there is not drawn."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from shapo import experiments, figures
+from shapo.figures.ablation import ACTORS, CRITICS, look
+from shapo.report import comparison
+
+VARIANTS = ("vanilla", "SHAPO Actor", "SHAPO", "E-SAM", "E-SAM ρ = 0.1", "E-SAM ρ = 0.3")
+RHO = {"E-SAM ρ = 0.1": 0.1, "E-SAM ρ = 0.3": 0.3}
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def runs(
+    task: str = "PointGoal1-v0", variants=VARIANTS, seeds: int = 5, baseline: str = "TRPOLag"
+) -> pd.DataFrame:
+    rows = []
+    for k, variant in enumerate(variants):
+        for seed in range(seeds):
+            noise = np.random.default_rng([k, seed]).random(len(experiments.METRICS))
+            rows.append([task, baseline, variant, seed, *(k + noise)])
+    return pd.DataFrame(rows, columns=["task", "baseline", "variant", "seed", *experiments.METRICS])
+
+
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    return comparison(table, np.random.default_rng(0)).query("metric != 'cost'")
+
+
+def panels(fig: plt.Figure) -> dict[tuple[int, int], plt.Axes]:
+    places = {axis: axis.get_subplotspec() for axis in fig.axes}
+    return {(place.rowspan.start, place.colspan.start): axis for axis, place in places.items()}
+
+
+def lines(axis: plt.Axes, points: int) -> list[np.ndarray]:
+    """The (points, 2) of the data lines with that many points."""
+    drawn = [line.get_xydata() for line in axis.lines if line.get_transform() == axis.transData]
+    return [xy for xy in drawn if len(xy) == points]
+
+
+def test_a_line_of_the_ablation_is_a_row_of_the_table():
+    table = runs()
+    numbers = compared(table)
+    fig = figures.ablation(table, numbers)
+    for column, metric in enumerate(("return", "cost_rate", "tail")):
+        axis = panels(fig)[0, column]
+        rows = numbers[numbers.metric == metric].set_index("variant")
+        points, intervals, seeds = (lines(axis, n) for n in (1, 2, 5))
+        for y, variant in enumerate(VARIANTS):
+            row, own = rows.loc[variant], table.loc[table.variant == variant, metric]
+            np.testing.assert_allclose(points[y], [[row.iqm, y]])
+            np.testing.assert_allclose(intervals[y], [[row.low, y], [row.high, y]])
+            np.testing.assert_array_equal(seeds[y][:, 0], own)
+            assert (abs(seeds[y][:, 1] - y) < 0.5).all()
+        reference = axis.lines[0]
+        assert reference.get_label() == "vanilla" and set(reference.get_xdata()) == {rows.iqm["vanilla"]}
+        (band,) = axis.patches
+        np.testing.assert_allclose(
+            band.get_window_extent().x0, axis.transData.transform((rows.low["vanilla"], 0))[0]
+        )
+        np.testing.assert_allclose(
+            band.get_window_extent().x1, axis.transData.transform((rows.high["vanilla"], 0))[0]
+        )
+    assert [text.get_text() for text in panels(fig)[0, 0].get_yticklabels()] == list(VARIANTS)
+
+
+def test_each_task_has_its_measure_of_safety_and_says_which_way_is_better():
+    table = pd.concat([runs(), runs("Walker2d-v4"), runs("Walker2d-v4", baseline="PIDLag")])
+    shown = panels(figures.ablation(table, compared(table)))
+    titles = [shown[row, 0].get_title(loc="left") for row in range(3)]
+    assert titles == ["PointGoal1-v0, TRPOLag", "Walker2d-v4, TRPOLag", "Walker2d-v4, PIDLag"]
+    names = {place: axis.get_xlabel().replace("\n", " ") for place, axis in shown.items()}
+    assert names[0, 0] == "return per episode, last quarter (→ better)"
+    assert names[0, 1] == "cost per step, all of training (← better)"
+    assert names[0, 2] == "episodic cost, 95 % quantile (← better)"
+    assert names[1, 1] == "" and names[2, 1] == "failures, all of training (← better)"
+    assert names[2, 2] == "episodic cost, 80 % quantile (← better)"
+
+
+def test_a_variant_without_runs_keeps_its_line_empty():
+    here, there = runs(variants=("SHAPO", "E-SAM")), runs("Walker2d-v4", ("vanilla", "SHAPO"))
+    table = pd.concat([here, there])
+    shown = panels(figures.ablation(table, compared(table), ["vanilla", "SHAPO", "E-SAM", "SAM Critic"]))
+    for row, empty in ((0, [0, 3]), (1, [2, 3])):
+        axis = shown[row, 0]
+        assert [text.get_position()[1] for text in axis.texts if text.get_text() == "no run"] == empty
+        assert {xy[0, 1] for xy in lines(axis, 1)} == {0, 1, 2, 3} - set(empty)
+    assert "vanilla" not in [line.get_label() for line in shown[0, 0].lines]  # no reference to compare with
+
+
+def test_one_seed_has_no_interval():
+    table = runs(seeds=1)
+    axis = panels(figures.ablation(table, compared(table)))[0, 0]
+    drawn = np.concatenate(lines(axis, 2))
+    assert np.isnan(drawn[:, 0]).all() and not axis.patches
+    points = sorted(xy[0, 0] for xy in lines(axis, 1))  # the IQM, and the run it consists of
+    np.testing.assert_allclose(points[::2], sorted(table["return"]))
+    np.testing.assert_allclose(points[1::2], sorted(table["return"]))
+
+
+def test_the_sweep_puts_each_radius_where_it_belongs():
+    table = runs(variants=VARIANTS[:5])  # ρ = 0.3 has not been run
+    numbers = compared(table)
+    axis = panels(figures.sweep(table, numbers, RHO))[0, 1]
+    rows = numbers[numbers.metric == "cost_rate"].set_index("variant")
+    assert axis.get_xscale() == "log"
+    curve = next(line for line in axis.lines if "fixed" in line.get_label())
+    np.testing.assert_allclose(curve.get_xydata(), [[0.1, rows.iqm["E-SAM ρ = 0.1"]]])
+    (interval,) = axis.collections[0].get_segments()
+    np.testing.assert_allclose(interval[:, 1], rows.loc["E-SAM ρ = 0.1", ["low", "high"]].astype(float))
+    (seeds,) = lines(axis, 5)
+    np.testing.assert_array_equal(seeds[:, 1], table.loc[table.variant == "E-SAM ρ = 0.1", "cost_rate"])
+    for variant in ("vanilla", "SHAPO Actor"):
+        (reference,) = [line for line in axis.lines if line.get_label() == variant]
+        assert set(reference.get_ydata()) == {rows.iqm[variant]}
+    assert len(axis.patches) == 2
+
+
+@pytest.mark.parametrize("draw", [figures.ablation, lambda *tables: figures.sweep(*tables, RHO)])
+def test_no_run_no_picture(draw):
+    none = experiments.results({})
+    with pytest.raises(ValueError, match="at least one run"):
+        draw(none, compared(none))
+
+
+def perturbed(kl: float, loss: float) -> pd.DataFrame:
+    steps = np.array([20_000, 40_000, 60_000])
+    return pd.DataFrame({"steps": steps, "kl_down": kl * steps, "surrogate_down": -loss * np.sqrt(steps)})
+
+
+def test_kl_is_drawn_as_measured_and_the_loss_without_the_radius():
+    progress = {
+        "PointGoal1-v0": {
+            "vanilla": [perturbed(1, 1)[["steps"]]],
+            "SHAPO Actor": [perturbed(1e-8, 3e-4), perturbed(3e-8, 3e-4)],
+            "E-SAM": [],
+            "E-SAM ρ = 0.1": [perturbed(2e-7, 4e-4)],
+        },
+        "Walker2d-v4": {"vanilla": [perturbed(1, 1)[["steps"]]]},
+    }
+    fig = figures.kl_of_perturbations(progress, {"PointGoal1-v0": 1e-3})
+    kl, loss = (panels(fig)[0, column] for column in (0, 1))
+    assert len(fig.axes) == 2 and kl.get_yscale() == "log"
+    means = {line.get_label(): line.get_ydata() for line in kl.lines if not line.get_label().startswith("_")}
+    delta = means.pop(r"$\delta_{\rm Down}$")
+    assert set(delta) == {1e-3} and set(means) == {"SHAPO Actor", "E-SAM ρ = 0.1"}
+    np.testing.assert_allclose(means["SHAPO Actor"], 2e-8 * np.array([2e4, 4e4, 6e4]))
+    means = {line.get_label(): line.get_ydata() for line in loss.lines}
+    np.testing.assert_allclose(means["E-SAM ρ = 0.1"], 4e-4 / np.sqrt(4e-7))  # the same at every KL
+    with pytest.raises(ValueError, match="perturbed actor"):
+        figures.kl_of_perturbations({"PointGoal1-v0": {"vanilla": [perturbed(1, 1)[["steps"]]]}}, {})
+
+
+def test_critic_symmetry_draws_what_it_is_given():
+    distance = pd.Index([0.0, 0.05, 0.1])
+    curves = {
+        "optimist": pd.DataFrame({"rise": [0, 1, 3], "change": [0, -1, -2]}, distance),
+        "pessimist": pd.DataFrame({"rise": [0, 1, 4], "change": [0, 1, 2]}, distance),
+    }
+    rise, change = figures.critic_symmetry(curves, 0.05).axes
+    for line, table in zip(rise.lines, curves.values(), strict=False):
+        np.testing.assert_array_equal(line.get_xydata(), np.c_[distance, table.rise])
+    for line, table in zip(change.lines, curves.values(), strict=False):
+        np.testing.assert_array_equal(line.get_xydata(), np.c_[distance, table.change])
+
+
+def test_every_variant_of_the_experiments_has_its_look():
+    looks = {variant: look(variant) for variant in experiments.variants("PointGoal1-v0")}
+    assert set(looks.values()) == {
+        (actor, critics) for actor in list(ACTORS)[:3] for critics in CRITICS
+    }  # six variants, six looks
+    for variant, setting in experiments.variants("PointGoal1-v0").items():
+        assert (look(variant)[1] == "SAM critics") == ("critic" in setting)
+        assert (look(variant)[0] == "no perturbation") == ("actor" not in setting)
+    assert look("E-SAM ρ = 0.1") == ("Euclidean", "plain critics")
+    assert look("fixed δ") == ("another", "plain critics")
