@@ -104,7 +104,8 @@ def epoch_parts(measurements: pd.DataFrame) -> pd.DataFrame:
 
 def summary(measurements: pd.DataFrame) -> pd.DataFrame:
     """Median, smallest and largest value of every side, for reading."""
-    groups = measurements.groupby(["quantity", "side", "unit", "note"], sort=False, dropna=False)["value"]
+    names = ["task", "quantity", "side", "unit", "note"]
+    groups = measurements.groupby(names, sort=False, dropna=False)["value"]
     return groups.agg(["median", "min", "max"]).reset_index()
 
 
