@@ -51,7 +51,7 @@ def autocorrelations(
     for colour, (label, rho) in zip(CYCLE[1:], series.items(), strict=False):
         left.plot(np.arange(len(rho)), rho, color=colour, label=rf"{label}, $\tau$ = {times[label]:.1f}")
     left.axhline(0, color=BLACK, lw=0.7)
-    left.legend()
+    fig.legend(loc="outside upper center", ncols=3)
     say(left, "autocorrelation within episodes", "lag $k$ [steps]", r"$\rho_k$")
     right.plot(np.asarray(terms)[:shown], color=CYCLE[1], lw=0.7)
     say(right, "terms of one environment", "step $t$", r"$y_t = A_t \nabla\log\pi(a_t|s_t)^\top F^{-1}g$")
