@@ -2,6 +2,7 @@
 
     runs/PointGoal1-v0/PIDLag-seed0-1f3a9c04b2d7/config.json     what was asked for, to read
                                                   checkpoint      everything else: state, progress, episodes
+                                                  error.json      only where it failed: why, and where it stood
 
 A checkpoint is a line with the SHA-256 of what follows, then a NumPy archive of plain arrays (no pickle), written to a
 temporary file and renamed into place.
@@ -15,6 +16,8 @@ import json
 import os
 import uuid
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +35,31 @@ def runs_folder() -> Path:
     return Path(os.environ.get("SHAPO_RUNS") or Path(__file__).resolve().parent.parent / "runs")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Puts `content` at `path` whole or not at all, whenever the process or the machine stops."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says of an OSError inside which file could not be written, that nothing is lost, and what to do."""
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        what = (
+            f"{error.strerror or error}. This could not be written; what was there before is whole. Make room or give "
+            "write permission, then run again: it goes on from the last checkpoint"
+        )
+        raise OSError(error.errno, what, str(path)) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Puts `content` at `path` whole or not at all, whenever the process or the machine stops. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with writing(path):
+        try:
+            with open(temporary, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,32 +1,51 @@
-"""Study: many runs together, one single-threaded process per core; what is finished is not run again."""
+"""Study: many runs together, on all cores or many machines; what is there is not run again, what broke is listed."""
 
 from __future__ import annotations
 
+import functools
 import sys
+import uuid
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from pathlib import Path
 
 import joblib
+import numpy as np
 import pandas as pd
-from loky import get_reusable_executor
 from tqdm import tqdm
 
 from shapo.config import Config
+from shapo.durations import seconds_per_step, spoken
+from shapo.outcomes import attempt, available, problem, unrecorded
 from shapo.run import Run
+from shapo.settings import settings
 from shapo.store import CorruptCheckpointError
-from shapo.training import train
+from shapo.training import NOT_THE_RUNS_FAULT, failure
+from shapo.workers import OneProcessPerCore
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+STATES = ("finished", "shipped", "failed", "partial", "not begun")
 
 
 class StudyError(RuntimeError):
-    """Some runs of a study failed; the others are done. `failures` pairs each run with what it raised."""
+    """Some runs of a study failed; the others are done. `failures`: as `Study.failures`."""
 
-    def __init__(self, failures: list[tuple[Run, BaseException]]):
-        self.failures = failures
-        lines = [f"  {run.path.name}: {type(error).__name__}: {error}" for run, error in failures]
-        super().__init__("\n".join([f"{len(failures)} of the study's runs failed:", *lines]))
+    def __init__(self, study: Study):
+        self.failures = study.failures
+        lines = [f"{len(self.failures)} of the study's runs failed; the others are done."]
+        for row in self.failures.to_dict("records"):
+            which = ", ".join(f"{name} {row[name]}" for name in study.settings)
+            when = (
+                "the next run() tries it again"
+                if row["again"]
+                else "only run(retry_failed=True) tries it again"
+            )
+            lines += [
+                f"  {which}, after {row['epoch']} epochs ({when}):",
+                f"    {row['error']}",
+                f"    {row['path']}",
+            ]
+        super().__init__("\n".join(lines))
 
 
 class Study:
@@ -38,51 +57,54 @@ class Study:
     def __init__(self, name: str, configs: Sequence[Config], runs: str | Path | None = None):
         if not configs:
             raise ValueError("configs must hold at least one Config; got none")
-        self.name, self._folder = name, runs
+        self.name = name
         self.runs = [Run(config, runs) for config in dict.fromkeys(configs)]
+        self._unrecorded: dict[
+            Run, str
+        ] = {}  # errors in the last `run()` that the runs' folders do not record
 
-    def run(self, executor: Executor | None = None, progress: bool = True) -> Study:
-        """Trains what is missing, resumes what was cut off, skips what is finished.
+    def run(
+        self, executor: Executor | None = None, progress: bool = True, retry_failed: bool = False
+    ) -> Study:
+        """Trains what is missing, resumes what was cut off, skips what is there or failed before.
 
-        executor: any `concurrent.futures.Executor`; None for one process per core. Runs that fail do not stop the
-        others; raises StudyError, which lists them, at the end, and RuntimeError where workers see another run store.
+        executor: any `concurrent.futures.Executor`, Dask's `client.get_executor()` for one (`shapo.workers` tells how
+        on SLURM); None for a process per core. Each run takes one thread, wherever it runs, and gives the same bytes.
+        progress: show a bar. retry_failed: try also what `failures` lists as not to be tried again.
+
+        A run that fails does not stop the others. StudyError, at the end, lists those that did: an error of the run's
+        own is recorded in its folder and tried again only with retry_failed; a full disk, a damaged checkpoint, a
+        worker that died three times are not the run's fault, and the next `run()` tries again by itself.
         """
-        missing, failures = [], []
-        for run in self.runs:
-            try:
-                if not run.finished:
-                    missing.append(run)
-            except CorruptCheckpointError as error:
-                failures.append((run, error))
-        own = executor is None and missing
-        if own:
-            executor = get_reusable_executor(min(joblib.cpu_count(), len(missing)), env=ONE_THREAD)
-        futures = {
-            executor.submit(train, run.config, runs=run.folder, progress=False): run for run in missing
-        }
+        missing, self._unrecorded = self.missing, {}
+        asked = [run for run in missing if retry_failed or not failure(run)]
+        own = OneProcessPerCore(min(joblib.cpu_count(), len(asked))) if executor is None and asked else None
+        executor = own if executor is None else executor
+        futures: dict[Future, Run] = {}
         try:
+            for run in asked:  # the token: Dask takes equal calls for one, and would not make it again
+                futures[executor.submit(attempt, run.config, run.folder, uuid.uuid4().hex)] = run
             self._follow(set(futures), missing, progress)
-        except BaseException:
+        finally:
             for future in futures:
                 future.cancel()
             if own:
-                executor.shutdown(kill_workers=True)
-            raise
-        failures += [(run, future.exception()) for future, run in futures.items() if future.exception()]
-        if failures:
-            raise StudyError(failures)
-        if strangers := [run.path for run in missing if not run.finished]:
-            raise RuntimeError(f"the executor's workers do not share this run store; not there: {strangers}")
+                own.shutdown()
+        self._unrecorded = unrecorded(futures)
+        if len(self.failures):
+            raise StudyError(self)
         return self
 
     def _follow(self, pending: set[Future], missing: list[Run], progress: bool) -> None:
         """One bar over all epochs, read from the run store, until nothing is pending."""
+        rows: dict[Run, tuple[int, dict]] = {}  # version of the checkpoint, and its last row of progress
+        for run in missing:
+            _look(run, rows)
         total = sum(run.config.epochs for run in self.runs)
         done = total - sum(run.config.epochs for run in missing)
-        begun = done + sum(run.epoch for run in missing)
         with tqdm(
             total=total,
-            initial=begun,
+            initial=done + sum(row.get("epoch", 0) for _, row in rows.values()),
             desc=f"study {self.name}",
             unit="epoch",
             file=sys.stdout,
@@ -90,36 +112,114 @@ class Study:
         ) as bar:
             while pending:
                 _, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
-                latest = pd.concat([_last_row(run) for run in missing])
-                bar.update(done + int(latest.get("epoch", pd.Series(dtype=int)).sum()) - bar.n)
-                if len(latest):
+                changed = [run for run in missing if _look(run, rows)]
+                latest = pd.DataFrame([row for _, row in rows.values() if row])
+                if changed and len(latest):
+                    bar.update(done + int(latest.epoch.sum()) - bar.n)
                     bar.set_postfix_str(
                         f"return {_range(latest.episode_return)}, cost {_range(latest.episode_cost)}, "
                         f"λ {_range(latest.lagrangian_multiplier)}"
                     )
 
     @property
+    def missing(self) -> list[Run]:
+        """The runs that are neither finished in the run store nor shipped; damaged ones among them."""
+        return [run for run in self.runs if not available(run)]
+
+    @functools.cached_property
+    def settings(self) -> pd.DataFrame:
+        """A row per run, indexed as `self.runs`: task, algorithm, what else differs among them, seed."""
+        return settings([run.config for run in self.runs])
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """A row per run that failed: run (index into `self.runs`), its settings, epoch, error, path.
+
+        again: whether `run()` tries it again without being asked. Each path holds an error.json with the traceback.
+        """
+        rows = [
+            {"run": index, **self.settings.loc[index], **found, "path": str(run.path)}
+            for index, run in enumerate(self.runs)
+            if (found := problem(run, self._unrecorded))
+        ]
+        return pd.DataFrame(rows, columns=["run", *self.settings, "epoch", "error", "again", "path"])
+
+    def status(self) -> pd.DataFrame:
+        """A row per group of settings, seeds together: how many runs there are, and how many in which of STATES.
+
+        core_hours: about what the missing ones take on one core of this machine, failed ones included, by the timing of
+        the most similar runs in this store; where there are none, of the shipped benchmarks; NaN where unknown.
+        """
+        outlook, groups = self._outlook(), [name for name in self.settings if name != "seed"]
+        counts = {state: outlook.state == state for state in STATES}
+        table = self.settings[groups].assign(runs=1, **counts, core_hours=outlook.seconds / 3600)
+        sums = table.groupby(groups, sort=False).agg(lambda values: values.sum(skipna=False))
+        return sums.astype({name: int for name in ("runs", *STATES)}).reset_index()
+
+    def _outlook(self) -> pd.DataFrame:
+        """A row per run: its state, and the seconds of one core that it still needs."""
+        rows, memory = [], {}
+        for run in self.runs:
+            if available(run):
+                rows.append(("finished" if run.finished else "shipped", 0.0))
+                continue
+            failed = problem(run, self._unrecorded)
+            epoch = failed["epoch"] if failed else run.epoch
+            steps = (run.config.epochs - epoch) * run.config.steps_per_epoch
+            state = "failed" if failed else "partial" if epoch else "not begun"
+            rows.append((state, steps * seconds_per_step(run.config, run.folder, memory)))
+        return pd.DataFrame(rows, columns=["state", "seconds"])
+
+    def __str__(self) -> str:
+        outlook = self._outlook()
+        missing = outlook[~outlook.state.isin(("finished", "shipped"))]
+        said = f"{len(outlook) - len(missing)} of {len(outlook)} runs are there"
+        if len(missing):
+            cores = min(joblib.cpu_count(), len(missing))
+            seconds = np.maximum(missing.seconds.sum(skipna=False) / cores, missing.seconds.max(skipna=False))
+            said += f"; the other {len(missing)} would take {spoken(seconds)} on {cores} cores"
+        failed = (outlook.state == "failed").sum()
+        return said + (f"; {failed} failed, see .failures" if failed else "")
+
+    def __repr__(self) -> str:
+        return f"<Study {self.name}: {self}>"
+
+    @property
     def progress(self) -> pd.DataFrame:
-        """Progress of all runs so far, with a column `run` that indexes `self.runs`."""
+        """Progress of all runs so far: `Run.progress` after the columns run (index into `self.runs`), task, algorithm,
+        seed. Damaged runs are left out, with a warning.
+        """
         return self._concatenated("progress")
 
     @property
     def episodes(self) -> pd.DataFrame:
-        """Episodes of all runs so far, with a column `run` that indexes `self.runs`."""
+        """Episodes of all runs so far, with the same columns before `Run.episodes`."""
         return self._concatenated("episodes")
 
     def _concatenated(self, name: str) -> pd.DataFrame:
-        return pd.concat(
-            [getattr(run, name).assign(run=index) for index, run in enumerate(self.runs)], ignore_index=True
-        )
+        tables = {}
+        for index, run in enumerate(self.runs):
+            try:
+                tables[index] = getattr(run, name)
+            except (CorruptCheckpointError, OSError) as error:
+                warnings.warn(f"left out of {name}: {error}", stacklevel=3)
+        begun = {index: table for index, table in tables.items() if len(table)} or tables
+        labels = self.settings[["task", "algorithm"]].astype("category").assign(seed=self.settings.seed)
+        rows = np.repeat(np.array(list(begun), int), [len(table) for table in begun.values()])
+        labels = labels.rename_axis("run").reset_index().iloc[rows].reset_index(drop=True)
+        return pd.concat([labels, *([pd.concat(begun.values(), ignore_index=True)] if begun else [])], axis=1)
 
 
-def _last_row(run: Run) -> pd.DataFrame:
-    """The last row of progress; none before the first epoch, or where the checkpoint is damaged (its future tells)."""
+def _look(run: Run, rows: dict[Run, tuple[int, dict]]) -> bool:
+    """Reads the run's last row of progress if its checkpoint changed; whether it did."""
     try:
-        return run.progress.tail(1)
-    except CorruptCheckpointError:
-        return pd.DataFrame()
+        version = run.checkpoint.stat().st_mtime_ns
+        if run in rows and rows[run][0] == version:
+            return False
+        rows[run] = version, *(run.progress.tail(1).to_dict("records") or [{}])
+    except NOT_THE_RUNS_FAULT:  # none yet; or damaged, which its future tells
+        return False
+    return True
 
 
 def _range(values: pd.Series) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,13 +19,27 @@ from tqdm import tqdm
 
 from shapo.advantages import Batch, Rollout, collect, make_batch
 from shapo.checks import NonFiniteError
-from shapo.config import Config
+from shapo.config import Config, describe
 from shapo.critics import Critics
 from shapo.networks import GaussianActor, RunningNormalizer
-from shapo.run import Run
-from shapo.store import prefixed, remove_leftovers, restore_rng, rng_state, unprefixed
+from shapo.run import Run, provenance
+from shapo.store import (
+    CorruptCheckpointError,
+    prefixed,
+    remove_leftovers,
+    restore_rng,
+    rng_state,
+    unprefixed,
+    write_atomically,
+    writing,
+)
 
 WINDOW = 50  # J_C is the mean cost of this many finished episodes
+NOT_THE_RUNS_FAULT = (
+    OSError,
+    MemoryError,
+    CorruptCheckpointError,
+)  # mended outside the run, so never recorded
 
 
 def train(config: Config, *, runs: str | Path | None = None, progress: bool = True) -> Run:
@@ -33,28 +49,66 @@ def train(config: Config, *, runs: str | Path | None = None, progress: bool = Tr
     progress and episodes. Where another process works on the same run, this one waits for it, and says so.
 
     runs: folder of the run store; `shapo.store.runs_folder()` by default. progress: show a bar.
-    Raises NonFiniteError when training diverges (the last good checkpoint stays), CorruptCheckpointError.
+    Raises NonFiniteError when training diverges (the last good checkpoint stays), CorruptCheckpointError, OSError.
     """
     run = Run(config, runs)
     if run.finished:
         return run
-    run.path.mkdir(parents=True, exist_ok=True)
+    with writing(run.path):
+        run.path.mkdir(parents=True, exist_ok=True)
     with _exclusive(run), one_thread():
         if not run.finished:  # another process may have finished it meanwhile
             remove_leftovers(run.path)
             run.write_config()
-            _train(run, progress)
+            with _recording_failure(run):
+                _train(run, progress)
     return run
+
+
+def failure(run: Run) -> dict | None:
+    """What stopped `run` when it was last tried: type, message, traceback, epoch, config, provenance; None if nothing.
+
+    Kept in the run's folder until training gets past it. Full disks, killed processes and the like leave none.
+    """
+    path = run.path / "error.json"
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return {"type": type(error).__name__, "message": f"{path} is not readable: {error}", "epoch": 0}
+
+
+@contextmanager
+def _recording_failure(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except NOT_THE_RUNS_FAULT:
+        raise
+    except Exception as error:
+        record = {
+            "type": type(error).__name__, "message": str(error), "epoch": run.epoch,
+            "traceback": "".join(traceback.format_exception(error)),
+            "config": describe(run.config), "provenance": provenance(),
+        }  # fmt: skip
+        try:
+            write_atomically(run.path / "error.json", json.dumps(record, indent=2).encode())
+        except OSError as unwritten:
+            error.add_note(str(unwritten))
+        raise
 
 
 @contextmanager
 def _exclusive(run: Run) -> Iterator[None]:
     lock = FileLock(run.path / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Another process is training {run.path.name}; waiting for it.", file=sys.stderr, flush=True)
-        lock.acquire()
+    with writing(run.path / "lock"):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(
+                f"Another process is training {run.path.name}; waiting for it.", file=sys.stderr, flush=True
+            )
+            lock.acquire()
     try:
         yield
     finally:
@@ -97,6 +151,7 @@ def _train(run: Run, progress: bool) -> None:
                     f"The last good checkpoint stays in {run.path}."
                 ) from error
             run.save(*trainer.state())
+            (run.path / "error.json").unlink(missing_ok=True)  # it got past where it failed
             bar.set_postfix(
                 {
                     "return": f"{row['episode_return']:.1f}", "cost": f"{row['episode_cost']:.1f}",
