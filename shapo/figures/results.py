@@ -42,16 +42,11 @@ def pareto(
         x: task -> metric on the horizontal axis; a panel each, in this order. labels: metric -> axis label.
         limits: task -> the cost limit, in the metric's unit.
     """
-    fig = _panels(runs, table, x, labels, limits or {}, lambda baseline, _: LOOKS.get(baseline, OTHER))
     there = set(table.baseline) or set(LOOKS)
     names = [name for name in LOOKS if name in there] + sorted(there - set(LOOKS))
     marks = {name: LOOKS.get(name, OTHER) for name in names}
-    baselines = [
-        Line2D([], [], marker=marker, color=colour, ls="", ms=5, label=name)
-        for name, (marker, colour) in marks.items()
-    ]
-    fig.legend(handles=baselines + _keys(limits), loc="outside upper center", ncols=4)
-    return fig
+    fig = _panels(runs, table, x, labels, limits or {}, lambda baseline, _: marks[baseline])
+    return _with_legend(fig, marks, limits)
 
 
 def frontier(
@@ -61,12 +56,16 @@ def frontier(
     labels: Mapping[str, str],
     limits: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Figure 4. As `pareto`, but the "baselines" are settings of one: each point carries the name of its setting."""
-    fig = _panels(
-        runs, table, x, labels, limits or {}, lambda _, variant: ("o", VARIANTS[variant]), named=True
-    )
-    fig.legend(handles=_keys(limits), loc="outside upper center", ncols=4)
-    return fig
+    """Figure 4. As `pareto`, but the "baselines" are settings of one; a point carries the last word of its setting."""
+    marks = {
+        name: (marker, BLACK)
+        for name, (marker, _) in zip(pd.unique(table.baseline), LOOKS.values(), strict=False)
+    }
+
+    def looks(setting: str, variant: str) -> tuple[str, str]:
+        return marks[setting][0], VARIANTS[variant]
+
+    return _with_legend(_panels(runs, table, x, labels, limits or {}, looks, named=True), marks, limits)
 
 
 def nothing(axis: Axes, text: str) -> None:
@@ -117,8 +116,8 @@ def _point(axis: Axes, point: pd.Series, seeds: np.ndarray, marker: str, colour:
     face = "white" if point.name[1] == "vanilla" else colour
     if len(seeds) > 1:
         axis.plot(*seeds.T, marker, ms=2.5, mfc=face, mec=colour, mew=0.6, alpha=0.35)
-    axis.plot([point.x_low, point.x_high], [point.y, point.y], color=colour, lw=0.8)
-    axis.plot([point.x, point.x], [point.y_low, point.y_high], color=colour, lw=0.8)
+    axis.plot([point.x_low, point.x_high], [point.y, point.y], color=colour, lw=0.8, alpha=0.7)
+    axis.plot([point.x, point.x], [point.y_low, point.y_high], color=colour, lw=0.8, alpha=0.7)
     axis.plot(point.x, point.y, marker, ms=5.5, mfc=face, mec=colour, mew=1.1, zorder=4)
 
 
@@ -128,17 +127,20 @@ def _name(axis: Axes, point: pd.Series, colour: str) -> None:
     place = {"xytext": (5, -3), "va": "top"} if variant == "vanilla" else {"xytext": (-5, 3), "ha": "right"}
     place |= {"textcoords": "offset points", "fontsize": 6, "color": colour, "zorder": 5}
     place["path_effects"] = [withStroke(linewidth=2, foreground="white")]
-    axis.annotate(baseline, (point.x, point.y), **place)
+    axis.annotate(baseline.split()[-1], (point.x, point.y), **place)
 
 
 def _arrows(axis: Axes, points: pd.DataFrame, looks: Looks) -> None:
     for baseline, pair in points.groupby("baseline"):
         if len(pair) == 2:
             tail, head = (pair.loc[(baseline, variant), ["x", "y"]].astype(float) for variant in VARIANTS)
-            arrow = {"arrowstyle": "-|>", "color": looks(baseline, "vanilla")[1], "lw": 0.9}
-            axis.annotate(
-                "", head, tail, arrowprops=arrow | {"shrinkA": 4, "shrinkB": 4, "mutation_scale": 7}
-            )
+            arrow = {
+                "arrowstyle": "-|>",
+                "color": looks(baseline, "vanilla")[1],
+                "lw": 0.9,
+                "mutation_scale": 7,
+            }
+            axis.annotate("", head, tail, arrowprops=arrow | {"shrinkA": 4, "shrinkB": 4})
 
 
 def _fronts(axis: Axes, points: pd.DataFrame) -> None:
@@ -153,9 +155,14 @@ def _fronts(axis: Axes, points: pd.DataFrame) -> None:
     axis.set(xlim=frame[0], ylim=frame[1])
 
 
-def _keys(limits: Mapping[str, float] | None) -> list[Line2D]:
-    fronts = [
-        Line2D([], [], color=colour, mfc=face, marker="o", ms=5, lw=1.0, label=f"{name} and its front")
-        for (name, colour), face in zip(VARIANTS.items(), ("white", SHAPO), strict=True)
+def _with_legend(fig: Figure, marks: Mapping[str, tuple[str, str]], limits: Mapping | None) -> Figure:
+    keys = [
+        Line2D([], [], marker=m, color=colour, ls="", ms=5, label=name) for name, (m, colour) in marks.items()
     ]
-    return fronts + [Line2D([], [], **LIMIT, label="cost limit")] * bool(limits)
+    for (name, colour), face in zip(VARIANTS.items(), ("white", SHAPO), strict=True):
+        keys.append(
+            Line2D([], [], color=colour, mfc=face, marker="o", ms=5, lw=1.0, label=f"{name} and its front")
+        )
+    keys += [Line2D([], [], **LIMIT, label="cost limit")] * bool(limits)
+    fig.legend(handles=keys, loc="outside upper center", ncols=4)
+    return fig
