@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one entry: sets up .venv when needed, then runs the notebooks, the tests or JupyterLab. See usage below.
+# The one entry: sets up .venv when needed, then runs notebooks, tests, verification or JupyterLab. See usage below.
 set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -9,6 +9,7 @@ usage() {
     cat <<'TEXT'
 usage: ./run_all.sh [OPTIONS]            run the notebooks, in order (sets up first if needed)
        ./run_all.sh test [OPTIONS]       the tests: ruff, pytest, every notebook under the smoke profile
+       ./run_all.sh verify N [OPTIONS]   retrain N shipped runs, drawn at random, and compare to the last bit
        ./run_all.sh setup [--peers]      only set up; --peers adds what notebook 90 compares against
        ./run_all.sh lab [-- ARGUMENTS]   JupyterLab on the notebooks; ARGUMENTS go to JupyterLab
 
@@ -18,6 +19,11 @@ options:
   --jobs N                       notebooks at a time (default: 1; under `test`: one per core)
   -p NAME VALUE                  a papermill parameter, which every notebook chosen must declare; repeatable
   -h, --help                     this text
+
+options of verify (exit status 0: all identical; 1: not; 3: not, but on another machine or versions than recorded):
+  N                              how many, or all; a run takes minutes to an hour of one core
+  --seed S                       of the draw (default: another one each time)
+  --study NAME                   only from figures/data/NAME/
 
 environment:
   PYTHON=...                     the interpreter to make .venv with (default: the first supported on PATH)
@@ -103,7 +109,7 @@ run_tests() {
 
 command=run
 case "${1:-}" in
-    test | setup | lab) command=$1 && shift ;;
+    test | verify | setup | lab) command=$1 && shift ;;
 esac
 for argument in "$@"; do
     case "$argument" in
@@ -120,6 +126,12 @@ case "$command" in
         "$python" -I shapo/notebooks.py --check "$@"
         set_up "$python"
         if [ "$command" = test ]; then run_tests "$@"; else exec .venv/bin/python -m shapo.notebooks "$@"; fi
+        ;;
+    verify)
+        [[ "$*" =~ ^([1-9][0-9]*|all)(\ --(seed\ [0-9]+|study\ [^ -][^ ]*))*$ ]] ||
+            fail "verify takes N [--seed S] [--study NAME], with N from 1, or all; not: $*"
+        set_up "$python"
+        exec .venv/bin/python -m shapo.packing verify "$@"
         ;;
     setup)
         [ $# -eq 0 ] || { [ $# -eq 1 ] && [ "$1" = --peers ]; } || fail "setup takes only --peers, not: $*"

@@ -84,10 +84,11 @@ class Run:
         self.path = self.folder / config.task / name
         self.checkpoint = self.path / "checkpoint"
         self._history: list[dict] | None = None  # provenance as saved, known to the one process that trains
+        self._epoch: tuple[tuple[int, ...], int] = (), 0  # the checkpoint's version when last read, its epoch
 
     def __repr__(self) -> str:
         try:
-            how_far = "shipped" if self._pack() else f"{self.epoch} of {self.config.epochs} epochs"
+            how_far = "shipped" if self.pack else f"{self.epoch} of {self.config.epochs} epochs"
         except CorruptCheckpointError:
             how_far = "its checkpoint is damaged"
         except CorruptPackError as error:
@@ -102,7 +103,12 @@ class Run:
     @property
     def epoch(self) -> int:
         """Epochs finished."""
-        return self.load()[1]["epoch"] if self.exists else 0
+        if not self.exists:
+            return 0
+        version = _version(self.checkpoint)
+        if self._epoch[0] != version:  # a study asks hundreds of runs, again and again
+            self._epoch = version, self.load()[1]["epoch"]
+        return self._epoch[1]
 
     @property
     def finished(self) -> bool:
@@ -119,7 +125,8 @@ class Run:
         """Whether the tables are those of the whole run: it is finished, or shipped."""
         return self.finished or self.shipped
 
-    def _pack(self) -> Pack | None:
+    @property
+    def pack(self) -> Pack | None:
         """The pack that speaks for a run that is not finished, if it is shipped."""
         return None if self.finished else pack_of(self.config.run_id)
 
@@ -138,7 +145,10 @@ class Run:
 
     @property
     def episodes(self) -> pd.DataFrame:
-        """A row per finished episode: steps so far, env, return, cost, length, failed."""
+        """A row per finished episode: steps so far, env, return, cost, length, failed.
+
+        Of a run that is only shipped: return and cost in single precision.
+        """
         return self._table("episodes")
 
     @property
@@ -152,14 +162,14 @@ class Run:
     @property
     def provenance(self) -> list[dict]:
         """Versions, commit and machine under which the epochs were run, in order of change."""
-        if pack := self._pack():
+        if pack := self.pack:
             return pack.provenance(self.config.run_id)
         return self.load()[1]["provenance"]
 
     @property
     def actor(self) -> Policy:
         """The trained policy, ready to roll out. Raises FileNotFoundError where there is none, or none is shipped."""
-        if self._pack():
+        if self.pack:
             raise FileNotFoundError(
                 f"{self.path.name} is shipped as numbers, without its networks; shapo.train(run.config) trains it here"
             )
@@ -180,8 +190,7 @@ class Run:
         """(arrays, meta) of the checkpoint, not to be changed. Raises CorruptCheckpointError, FileNotFoundError."""
         if not self.exists:
             raise FileNotFoundError(f"{self.path} has no checkpoint: this run has not begun")
-        stat = self.checkpoint.stat()
-        arrays, meta = _load(self.checkpoint, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        arrays, meta = _load(self.checkpoint, *_version(self.checkpoint))
         if meta["config"] != describe(self.config) or meta["method"] != METHOD_VERSION:
             raise CorruptCheckpointError(f"{self.checkpoint} belongs to another run; it was not loaded.")
         return arrays, meta
@@ -207,7 +216,7 @@ class Run:
             write_atomically(self.path / "config.json", text.encode())
 
     def _table(self, name: str) -> pd.DataFrame:
-        if pack := self._pack():
+        if pack := self.pack:
             return pack.table(name, self.config.run_id)
         return self.unpack_tables(self.load()[0])[name] if self.exists else pd.DataFrame()
 
@@ -230,7 +239,13 @@ class Run:
         return {name: pd.DataFrame(table or COLUMNS.get(name)) for name, table in columns.items()}
 
 
-@functools.lru_cache(maxsize=64)
+def _version(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced."""
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+@functools.lru_cache(maxsize=8)  # for the tables of one run, asked for one after the other; they may be large
 def _load(path: Path, *_version: int) -> tuple[dict[str, np.ndarray], dict]:
     return load_checkpoint(path)
 

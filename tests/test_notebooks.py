@@ -254,6 +254,11 @@ def fresh_clone(tmp_path):
         ("-p sede 1", "no parameter sede"),
         ("test --profile paper", "test always uses the smoke profile"),
         ("test --only 55", "no notebook 55"),
+        ("verify", "verify takes N"),
+        ("verify 0", "N from 1, or all; not: 0"),
+        ("verify two", "not: two"),
+        ("verify 2 --seed", "not: 2 --seed"),
+        ("verify 2 --nosuch 1", "not: 2 --nosuch 1"),
         ("setup --nosuch", "setup takes only --peers"),
         ("lab --nosuch", "unknown option for lab: --nosuch"),
     ],
@@ -267,7 +272,7 @@ def test_mistakes_are_told_before_set_up(fresh_clone, arguments, message):
 def test_help_needs_no_set_up(fresh_clone):
     done = fresh_clone("test", "--help")
     assert done.returncode == 0
-    for word in ("test", "setup", "lab", "--profile", "--only", "--jobs"):
+    for word in ("test", "verify N", "setup", "lab", "--profile", "--only", "--jobs"):
         assert word in done.stdout
 
 
