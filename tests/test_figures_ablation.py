@@ -184,4 +184,5 @@ def test_every_variant_of_the_experiments_has_its_look():
         assert (look(variant)[1] == "SAM critics") == ("critic" in setting)
         assert (look(variant)[0] == "no perturbation") == ("actor" not in setting)
     assert look("E-SAM ρ = 0.1") == ("Euclidean", "plain critics")
-    assert look("fixed δ") == ("another", "plain critics")
+    assert look("fixed δ") == ("Fisher", "plain critics")
+    assert look("mine") == ("another", "plain critics")

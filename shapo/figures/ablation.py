@@ -26,7 +26,9 @@ def look(variant: str) -> tuple[str, str]:
     critics = "SAM critics" if variant == "SHAPO" or "SAM Critic" in variant else "plain critics"
     if variant in ("vanilla", "SAM Critic"):
         return "no perturbation", critics
-    fisher = "Fisher" if variant in ("SHAPO", "SHAPO Actor") else "another"
+    fisher = (
+        "Fisher" if variant.startswith(("SHAPO", "fixed")) else "another"
+    )  # Figure 8 names its schedules so
     return "Euclidean" if variant.startswith("E-SAM") else fisher, critics
 
 
