@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,10 +58,7 @@ def frontier(
     limits: Mapping[str, float] | None = None,
 ) -> Figure:
     """Figure 4. As `pareto`, but the "baselines" are settings of one; a point carries the last word of its setting."""
-    marks = {
-        name: (marker, BLACK)
-        for name, (marker, _) in zip(pd.unique(table.baseline), LOOKS.values(), strict=False)
-    }
+    marks = {name: (marker, BLACK) for name, marker in zip(pd.unique(table.baseline), cycle("os^Dv"))}
 
     def looks(setting: str, variant: str) -> tuple[str, str]:
         return marks[setting][0], VARIANTS[variant]
