@@ -10,8 +10,6 @@ import pandas as pd
 from shapo.experiments import METRICS, safety_metric
 from shapo.statistics import CELL, compare, pareto_front
 
-NOTHING = "**Nothing to say yet**: {what} not there, in `runs/` or in `figures/data/`. The status says what is missing."
-
 
 def comparison(
     runs: pd.DataFrame, rng: np.random.Generator, reference: str | None = "vanilla"
@@ -39,19 +37,23 @@ def in_words(table: pd.DataFrame, reference: str = "vanilla") -> str:
     """
     judged = table.dropna(subset="better")
     if judged.empty:
-        return NOTHING.format(what=f"runs of a variant and of {reference} beside it are")
-    fewest = int(min(table.seeds))
-    by_luck = (
-        math.comb(2 * fewest, fewest) / 2
-    )  # orders of the runs in which either side beats the other throughout
+        return (
+            f"**Nothing to say yet**: no task and baseline has runs of {reference} and of another variant, in `runs/` "
+            "or in `figures/data/`. The status says what is missing."
+        )
+    seeds = table.seeds[table.low.notna()].min()  # the fewest that give an interval
+    luck = "Of one seed there is no interval, and nothing is clear."
+    if seeds > 1:
+        rarity = (
+            math.comb(2 * seeds, seeds) // 2
+        )  # in 2 orders of all the runs, one side beats the other throughout
+        luck = (
+            f"With {seeds} seeds a side two equal methods look as clear as can be once in {rarity} comparisons; "
+            f"here are {len(judged)}."
+        )
     lines = [
         f"Better or worse than {reference}: the probability of improvement is above or below ½. **Bold**: so is its "
-        f"whole 95 % interval. With {fewest} seed{'s' * (fewest > 1)} a side "
-        + (
-            f"two equal methods look as clear as can be once in {by_luck:.0f} comparisons; here are {len(judged)}."
-            if fewest > 1
-            else "there is no interval, and nothing is clear."
-        ),
+        f"whole 95 % interval. {luck}",
         "",
     ]
     for (task, variant), part in judged.groupby(["task", "variant"], sort=False):
@@ -69,7 +71,7 @@ def fronts_in_words(
     """Markdown: per task, which way the interquartile means move, and whose points the other's dominate.
 
     table: of `comparison`. A point is (cost rate or failures, return); domination is that of `pareto_front`.
-    each: what the table's baselines are.
+    each: what the table's baselines are. Empty where there is nothing to compare, which `in_words` says.
     """
     lines = []
     for task, part in table.groupby("task", sort=False):
@@ -88,9 +90,7 @@ def fronts_in_words(
             f"with and without it, and worsens both in {neither}. It dominates {_dominated(theirs, by=ours)} of the "
             f"{len(theirs)} points of {reference}, which dominates {_dominated(ours, by=theirs)} of its {len(ours)}."
         )
-    return "\n".join(lines) or NOTHING.format(
-        what=f"runs of {variant} and of {reference} on the same task are"
-    )
+    return "\n".join(lines)
 
 
 def _verdict(rows: pd.DataFrame) -> str:
