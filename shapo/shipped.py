@@ -62,7 +62,7 @@ def as_shipped(name: str, table: pd.DataFrame) -> pd.DataFrame:
 
 def pack_of(run_id: str) -> Pack | None:
     """The pack that ships a run, if one does. Raises CorruptPackError."""
-    return next((pack for pack in packs() if run_id in pack.runs.index), None)
+    return next((pack for pack in packs() if run_id in pack._by_id), None)
 
 
 class Pack:
@@ -74,13 +74,16 @@ class Pack:
         if not rows.run_id.is_unique:
             raise CorruptPackError(self._says("runs", "a run is listed twice"))
         self.runs = rows.set_index("run_id")
+        self._by_id = self.runs.to_dict("index")  # looked up hundreds of times
 
     def table(self, name: str, run_id: str) -> pd.DataFrame:
         """`progress` or `episodes` of a run, `as_shipped`; its `timing` in one row, the median epoch."""
-        run = self.runs.loc[run_id]
+        run = self._by_id[run_id]
         if name == "timing":
-            return pd.DataFrame([run[["rollout", "actor", "critics", "total"]].astype(float)], index=[0])
+            return pd.DataFrame([{part: run[part] for part in ("rollout", "actor", "critics", "total")}])
         table, extents = self._whole(name)
+        if name == "progress" and run_id not in extents:  # a short run may have no episodes, but it has epochs
+            raise CorruptPackError(self._says(name, f"it has no rows of {run['name']}"))
         rows = table.slice(*extents.get(run_id, (0, 0)))
         dtypes = json.loads(run[f"{name}_columns"])  # of this run's columns: another's are null here
         if missing := dtypes.keys() - set(table.column_names):
@@ -89,7 +92,7 @@ class Pack:
 
     def provenance(self, run_id: str) -> list[dict]:
         """As `Run.provenance`."""
-        return json.loads(self.runs.at[run_id, "provenance"])
+        return json.loads(self._by_id[run_id]["provenance"])
 
     def _whole(self, name: str) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
         """A table of all runs, and run_id -> (first row, number of rows)."""

@@ -237,9 +237,13 @@ def retrained(**options):
 def test_half_a_pack_is_named(store, data, tmp_path):
     pack(study(store))
     (data / "small" / "episodes.parquet").unlink()
-    assert len(shapo.Run(SMALL, tmp_path).progress) == 3
+    run = shapo.Run(SMALL, tmp_path)
+    assert len(run.progress) == 3
     with pytest.raises(CorruptPackError, match=r"episodes\.parquet was not read: .*No such file"):
-        _ = shapo.Run(SMALL, tmp_path).episodes
+        _ = run.episodes
+    edit(data / "small" / "progress.parquet", lambda table: table[3:])
+    with pytest.raises(CorruptPackError, match="no rows of PIDLag-seed0-"):
+        _ = run.progress
 
 
 def test_honest_packs_are_identical(store, data, capsys):
