@@ -82,7 +82,7 @@ class Pack:
         if name == "timing":
             return pd.DataFrame([{part: run[part] for part in ("rollout", "actor", "critics", "total")}])
         table, extents = self._whole(name)
-        if name == "progress" and run_id not in extents:  # a short run may have no episodes, but it has epochs
+        if name == "progress" and run_id not in extents:  # a run may have no episodes
             raise CorruptPackError(self._says(name, f"it has no rows of {run['name']}"))
         rows = table.slice(*extents.get(run_id, (0, 0)))
         dtypes = json.loads(run[f"{name}_columns"])  # of this run's columns: another's are null here
