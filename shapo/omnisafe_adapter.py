@@ -99,7 +99,7 @@ def environment() -> type:
             self._env, self._num_envs, self._device = make_env(env_id, num_envs), num_envs, device
             self._observation_space = self._env.single_observation_space
             self._action_space = self._env.single_action_space
-            self._metadata, self._seed, self._steps = {}, None, 0
+            self._metadata, self._seed, self._steps = {}, 0, 0
             self._running, self.episodes = np.zeros((3, num_envs)), []
 
         def set_seed(self, seed: int) -> None:
@@ -110,8 +110,8 @@ def environment() -> type:
             """OmniSafe resets at every epoch. Episodes that have just begun stay, as `shapo.train` has it."""
             if seed is not None:
                 self.set_seed(seed)
-            begun = self._seed is not None or self._steps == 0 or self._running[2].any()
-            observation = self._env.reset(seed=self._seed)[0] if begun else self._env.observe()
+            begin = self._seed is not None or self._running[2].any()
+            observation = self._env.reset(seed=self._seed)[0] if begin else self._env.observe()
             self._seed, self._running[:] = None, 0
             return self._tensor(observation), {}
 

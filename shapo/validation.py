@@ -1,7 +1,10 @@
 """Ours beside OmniSafe's: the runs to compare, their curves, and what the curves say.
 
 Curves are tidy: a row per epoch of a run, with the columns baseline, side ("ours" or "OmniSafe"), seed, and those of
-`omnisafe_adapter.train`. OmniSafe's are shipped in `figures/data/omnisafe.csv`, ours as the study "validation".
+`omnisafe_adapter.train`. OmniSafe's are shipped in `figures/data/omnisafe.csv`, ours as the study "validation". Where
+OmniSafe is installed (`./run_all.sh setup --peers`), this makes both anew and writes them there:
+
+    python -m shapo.validation
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +26,16 @@ from tqdm import tqdm
 from shapo import omnisafe_adapter
 from shapo.algorithms import CPO, PIDLag, TRPOLag
 from shapo.config import Config
+from shapo.packing import pack
 from shapo.profiles import PROFILES
 from shapo.run import Run, provenance
 from shapo.shipped import data_folder
+from shapo.store import write_atomically
+from shapo.studies import Study
 from shapo.workers import ONE_THREAD
 
-TASK, TOTAL_STEPS, SEEDS = "PointGoal1-v0", 400_000, 3
+TASK, TOTAL_STEPS, SEEDS = "PointGoal1-v0", 300_000, 3
+UPDATE_STEPS = 60_000  # over which every update of OmniSafe's is compared with ours
 SIDES = ("ours", "OmniSafe")
 LABELS = ["baseline", "side", "seed"]
 METRICS = {
@@ -48,7 +56,7 @@ Experiment = Mapping[str, Sequence[Config]]  # baseline -> the config of each se
 
 
 def experiment(profile: str) -> Experiment:
-    """What to train: 400 k steps and three seeds, also under the paper profile; under smoke hardly anything."""
+    """What to train: 300 k steps and three seeds, also under the paper profile; under smoke hardly anything."""
     budget = PROFILES[profile]
     smoke = profile == "smoke"
     return {
@@ -105,6 +113,18 @@ def shipped(name: str = "omnisafe", folder: Path | None = None) -> pd.DataFrame:
     return pd.read_csv((folder or data_folder()) / f"{name}.csv")
 
 
+def updates(runs: Experiment, jobs: int = 2) -> pd.DataFrame:
+    """`omnisafe_adapter.shadow` of each baseline's first seed, with the 1e-6 in OmniSafe's solver and without."""
+    with ProcessPoolExecutor(jobs, env=ONE_THREAD) as executor:
+        futures = {
+            (name, eps): executor.submit(omnisafe_adapter.shadow, configs[0], eps)
+            for name, configs in runs.items()
+            for eps in (1e-6, 0.0)
+        }
+        tables = [future.result().assign(baseline=name, eps=eps) for (name, eps), future in futures.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
 def last_quarter(curves: pd.DataFrame) -> pd.DataFrame:
     """A row per run, as `statistics.compare` wants them: its means over the last quarter of the epochs.
 
@@ -132,3 +152,34 @@ def differences(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
             low, high = test.confidence_interval(level)
             rows.append((baseline, metric, us.mean() - them.mean(), low, high, test.pvalue))
     return pd.DataFrame(rows, columns=["baseline", "metric", "difference", "low", "high", "p"])
+
+
+def in_words(table: pd.DataFrame) -> str:
+    """Markdown: a line per baseline of `differences`; bold where zero lies outside the interval."""
+    lines = []
+    for baseline, part in table.groupby("baseline", sort=False):
+        said = []
+        for row in part.itertuples():
+            text = f"{METRICS[row.metric]} {row.difference:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
+            said.append(text if row.low <= 0 <= row.high else f"**{text}**")
+        lines.append(f"- {baseline}: {'; '.join(said)}")
+    outside = int(((table["low"] > 0) | (table["high"] < 0)).sum())
+    expected = 0.05 * len(table)
+    lines.append(
+        f"\nZero lies outside {outside} of {len(table)} intervals; between equal programs {expected:.1f} would be expected."
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Trains everything this comparison ships, and ships it."""
+    runs = experiment("laptop")
+    study = Study("validation", [config for configs in runs.values() for config in configs]).run()
+    pack(study)
+    short = {name: [replace(configs[0], total_steps=UPDATE_STEPS)] for name, configs in runs.items()}
+    for name, table in (("omnisafe", theirs(runs)), ("omnisafe_updates", updates(short))):
+        write_atomically(data_folder() / f"{name}.csv", table.to_csv(index=False).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from shapo.figures.results import frontier, pareto
 from shapo.figures.speed import benchmarks
 from shapo.figures.style import ROOT, STYLE, png, save, use_style
 from shapo.figures.update import conjugate_gradient_residuals, critic_sharpness, line_search, pessimistic_step
+from shapo.figures.validation import validation
 
 __all__ = [
     "PANELS",
@@ -56,4 +57,5 @@ __all__ = [
     "trajectory",
     "trajectory_animation",
     "use_style",
+    "validation",
 ]
