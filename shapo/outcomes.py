@@ -13,14 +13,22 @@ from shapo.training import NOT_THE_RUNS_FAULT, failure, train
 PATIENCE = 60.0  # seconds: a shared file system may show what another node wrote that much later
 
 
-def attempt(config: Config, folder: Path, token: str) -> None:
-    """In a worker: trains one run. Errors that its folder records stay there: not every exception can travel."""
+def attempt(config: Config, path: Path, token: str) -> None:
+    """In a worker: trains the run of that path. Errors that its folder records stay there: not each of them can travel.
+
+    token: makes every attempt a call of its own; Dask would not repeat an equal one.
+    """
+    run = Run(config, path.parent.parent)
+    if run.path != path:
+        raise RuntimeError(
+            f"a class in the config of {path.name} has other code in the executor's workers than here"
+        )
     try:
-        train(config, runs=folder, progress=False)
+        train(config, runs=run.folder, progress=False)
     except NOT_THE_RUNS_FAULT:
         raise
     except Exception:
-        if not failure(Run(config, folder)):
+        if not failure(run):
             raise
 
 

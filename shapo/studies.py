@@ -82,8 +82,8 @@ class Study:
         executor = own if executor is None else executor
         futures: dict[Future, Run] = {}
         try:
-            for run in asked:  # the token: Dask takes equal calls for one, and would not make it again
-                futures[executor.submit(attempt, run.config, run.folder, uuid.uuid4().hex)] = run
+            for run in asked:
+                futures[executor.submit(attempt, run.config, run.path, uuid.uuid4().hex)] = run
             self._follow(set(futures), missing, progress)
         finally:
             for future in futures:

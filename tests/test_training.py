@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,44 +112,6 @@ def test_a_run_interrupted_again_and_again_in_one_process_ends_with_the_same_byt
         with pytest.raises(KeyboardInterrupt):
             shapo.train(SMALL, runs=tmp_path, progress=False)
     assert_same_run(shapo.train(SMALL, runs=tmp_path, progress=False), reference)
-
-
-def test_parallel_runs_are_the_serial_ones(tmp_path, reference):
-    study = shapo.Study("pair", [SMALL, replace(SMALL, seed=2), SMALL], runs=tmp_path).run(progress=False)
-    assert len(study.runs) == 2 and all(run.finished for run in study.runs)
-    assert_same_run(study.runs[0], reference)
-    assert set(study.progress.run) == {0, 1} and len(study.progress) == 2 * SMALL.epochs
-    assert not study.runs[1].progress.equals(study.runs[0].progress)
-
-
-def test_threads_of_one_process_may_train_different_runs(tmp_path, reference):
-    with ThreadPoolExecutor(2) as executor:
-        study = shapo.Study("threads", [SMALL, replace(SMALL, seed=2)], runs=tmp_path).run(
-            executor, progress=False
-        )
-    assert_same_run(study.runs[0], reference)
-
-
-def test_a_study_whose_workers_see_another_store_says_so(tmp_path):
-    class Elsewhere(ThreadPoolExecutor):
-        def submit(self, function, *args, **kwargs):
-            return super().submit(function, *args, **kwargs | {"runs": tmp_path / "elsewhere"})
-
-    with Elsewhere(1) as executor, pytest.raises(RuntimeError, match="do not share this run store"):
-        shapo.Study("lost", [replace(SMALL, total_steps=400)], runs=tmp_path / "here").run(
-            executor, progress=False
-        )
-
-
-def test_a_damaged_run_does_not_stop_its_study(tmp_path):
-    config = replace(SMALL, total_steps=400)
-    bad, good = shapo.Run(config, tmp_path), shapo.Run(replace(config, seed=5), tmp_path)
-    bad.path.mkdir(parents=True)
-    bad.checkpoint.write_bytes(b"torn")
-    with pytest.raises(shapo.studies.StudyError, match="1 of the study's runs failed") as error:
-        shapo.Study("mixed", [bad.config, good.config], runs=tmp_path).run(progress=False)
-    assert str(bad.checkpoint) in str(error.value) and good.finished
-    assert bad.checkpoint.read_bytes() == b"torn" and "damaged" in repr(bad)
 
 
 OTHER = {
@@ -373,10 +334,6 @@ def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
         shapo.train(config, runs=tmp_path, progress=False)
     run = shapo.Run(config, tmp_path)
     assert run.epoch == 2 and np.isfinite(run.load()[0]["actor/theta"]).all()
-    with pytest.raises(shapo.studies.StudyError, match="1 of the study's runs failed") as error:
-        shapo.Study("mixed", [config, SMALL], runs=tmp_path).run(progress=False)
-    assert "became non-finite" in str(error.value)
-    assert shapo.Run(SMALL, tmp_path).finished
 
 
 def test_one_thread_is_given_back():
