@@ -58,9 +58,11 @@ def in_words(table: pd.DataFrame, reference: str = "vanilla") -> str:
     ]
     for (task, variant), part in judged.groupby(["task", "variant"], sort=False):
         lines.append(f"- {task}, {variant}:")
+        verdicts = {metric: _verdict(rows) for metric, rows in part.groupby("metric")}
         lines += [
-            f"    - {METRICS[metric][0]}: {_verdict(rows)}"
-            for metric, rows in part.groupby("metric", sort=False)
+            f"    - {label}: {verdicts[metric]}"
+            for metric, (label, _) in METRICS.items()
+            if metric in verdicts
         ]
     return "\n".join(lines)
 
