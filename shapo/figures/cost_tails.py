@@ -56,7 +56,7 @@ def tails(
         if task in (limits or {}):
             axis.axhline(limits[task], **LIMIT)
     fig.supxlabel("environment steps", fontsize=8)
-    fig.supylabel("q-quantile of the episodic cost, over a tenth of training", fontsize=8)
+    fig.supylabel("q-quantile of the episodic cost in a moving window", fontsize=8)
     return fig
 
 
@@ -123,4 +123,6 @@ def _seeds_and_middle(axis: Axes, grid: np.ndarray, seeds: np.ndarray, colour: s
     """seeds: (seeds, grid). The middle is theirs only where every seed has a value."""
     axis.plot(grid, seeds.T, color=colour, lw=0.5, alpha=0.5)
     middle = np.where(np.isnan(seeds).any(axis=0), np.nan, iqm(seeds, axis=0))
-    axis.plot(grid, middle, color=colour, label=label)
+    axis.plot(
+        grid, middle, color=colour, label=label, marker=".", ms=2
+    )  # a value between two gaps is seen too
