@@ -124,5 +124,5 @@ def _seeds_and_middle(axis: Axes, grid: np.ndarray, seeds: np.ndarray, colour: s
     axis.plot(grid, seeds.T, color=colour, lw=0.5, alpha=0.5)
     middle = np.where(np.isnan(seeds).any(axis=0), np.nan, iqm(seeds, axis=0))
     axis.plot(
-        grid, middle, color=colour, label=label, marker=".", ms=2
+        grid, middle, color=colour, label=label, marker="o", ms=1.5, mew=0
     )  # a value between two gaps is seen too
