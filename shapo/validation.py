@@ -166,7 +166,7 @@ def in_words(table: pd.DataFrame) -> str:
     outside = int(((table["low"] > 0) | (table["high"] < 0)).sum())
     expected = 0.05 * len(table)
     lines.append(
-        f"\nZero lies outside {outside} of {len(table)} intervals; between equal programs {expected:.1f} would be expected."
+        f"\nZero lies outside {outside} of {len(table)} intervals; of equal programs one expects {expected:.1f}."
     )
     return "\n".join(lines)
 
