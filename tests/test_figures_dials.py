@@ -50,6 +50,18 @@ def test_dose_response_puts_vanilla_at_zero_and_means_on_the_line():
     assert labels == ["0", "0.001", "0.01"]
 
 
+def test_dose_response_keeps_a_baselines_colour_across_tasks():
+    rows = [(task, name, v, 100, 1.0) for task, names in (("T", ["A"]), ("U", ["B", "A"])) for name in names
+            for v in ("vanilla", "δ = 0.1")]  # fmt: skip
+    results = pd.DataFrame(rows, columns=["task", "baseline", "variant", "seed", "return"])
+    fig = figures.dose_response(results, "δ", {"T": ["return"], "U": ["return"]}, {"return": "return"})
+    colours = [
+        {line.get_label(): line.get_color() for line in axis.get_lines()} for axis in fig.axes if axis.lines
+    ]
+    assert colours[0]["A"] == colours[1]["A"] != colours[1]["B"]
+    assert {text.get_text() for text in fig.legends[0].get_texts()} == {"A", "B"}
+
+
 def test_autocorrelations_name_their_times():
     fig = figures.autocorrelations({"y": [1.0, 0.5]}, {"y": 1.5}, np.arange(5.0), shown=3)
     left, right = fig.axes

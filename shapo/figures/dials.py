@@ -93,15 +93,18 @@ def dose_response(
         names: of the metrics, for the axes.
     """
     tasks = list(dict.fromkeys(results.task))
+    columns = max(len(metrics[task]) for task in tasks)
     use_style()
-    fig, axes = plt.subplots(len(tasks), 3, figsize=(PAGE, 1.9 * len(tasks) + 0.4), squeeze=False)
+    fig, axes = plt.subplots(len(tasks), columns, figsize=(PAGE, 1.9 * len(tasks) + 0.4), squeeze=False)
     shown = results[results.variant.str.startswith((symbol, "vanilla"))]
     radius = shown.variant.str.extract(rf"{symbol} = (\S+)")[0].astype(float)
     shown = shown.assign(radius=radius.fillna(radius.min() / 4))
+    colours = dict(zip(dict.fromkeys(results.baseline), CYCLE[1:], strict=False))
     for row, task in zip(axes, tasks, strict=True):
-        for axis, metric in zip(row, metrics[task], strict=True):
+        for axis, metric in zip(row, metrics[task], strict=False):
             of_task = shown[shown.task == task]
-            for colour, (baseline, runs) in zip(CYCLE[1:], of_task.groupby("baseline"), strict=False):
+            for baseline, runs in of_task.groupby("baseline", sort=False):
+                colour = colours[baseline]
                 mean = runs.groupby("radius")[metric].mean()
                 swept = mean[mean.index >= radius.min()]
                 axis.plot(swept.index, swept, color=colour, label=baseline, marker="o", ms=3)
@@ -116,5 +119,11 @@ def dose_response(
         row[0].set_title(task, loc="left")
     for axis in axes[-1]:
         axis.set_xlabel({"δ": r"$\delta_{\mathrm{Down}}$ [nats]", "ρ": r"$\rho_{\mathrm{critic}}$"}[symbol])
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    handles = {
+        line.get_label(): line
+        for axis in axes[:, 0]
+        for line in axis.get_lines()
+        if line.get_label() in colours
+    }
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
     return fig
