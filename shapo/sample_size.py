@@ -5,7 +5,8 @@ Proposition 2 asks for the variance. Steps of one episode are not independent:
 
     var ȳ = σ²/N · τ,    τ = 1 + 2 Σ_k ρ_k,    n_eff = N / τ,
 
-ρ_k the autocorrelation of y at lag k within episodes, τ the integrated autocorrelation time.
+ρ_k the autocorrelation of y at lag k within episodes, τ the integrated autocorrelation time. x has to come from other
+data than y: fitted to the same terms, it finds correlation in noise (`Surrogate.cross_fitted_terms`).
 """
 
 from __future__ import annotations
@@ -56,15 +57,15 @@ def _correlations(terms: np.ndarray, episode: np.ndarray) -> Iterator[float]:
 class Samples(int):
     """n_t, the environment steps seen so far; and, when asked, how many independent ones they are worth."""
 
-    def __new__(cls, steps: int, terms: Callable[[], tuple[np.ndarray, np.ndarray]]):
+    def __new__(cls, steps: int, terms: Callable[[], np.ndarray], episode: np.ndarray | None):
         self = super().__new__(cls, steps)
-        self._terms = terms
+        self._terms, self._episode = terms, episode
         return self
 
     @cached_property
     def autocorrelation_time(self) -> float:
         """τ of the last batch's policy-gradient terms along F⁻¹g, at least 1."""
-        return autocorrelation_time(*self._terms())
+        return autocorrelation_time(self._terms(), self._episode)
 
     @property
     def effective(self) -> float:

@@ -5,9 +5,11 @@ import pytest
 import torch
 from small_problem import Dense, make_problem, reward_and_cost_advantages
 
+from shapo.advantages import Batch
 from shapo.algorithms import TRPOLag
 from shapo.algorithms.trust_region import Surrogate
 from shapo.fisher import GaussianFisher
+from shapo.networks import GaussianActor
 from shapo.sample_size import Samples, autocorrelation, autocorrelation_time
 from shapo.sharpness import EffectiveAlpha, FisherSAM, FixedAlpha, KLMatchedSAM, delta_from_alpha
 
@@ -76,23 +78,62 @@ def test_terms_average_to_the_directional_derivative():
     torch.testing.assert_close(terms, advantage * (up - down) / (2 * h), rtol=1e-5, atol=1e-7)
 
 
+def correlated_problem(phi, steps=200, envs=8):
+    """States and advantages that remember, actions drawn independently: along a fixed direction, terms are white."""
+    rng = np.random.default_rng(3)
+    actor = GaussianActor(3, 2, (8, 8), rng)
+    actor.theta = actor.theta.double()
+    obs = torch.from_numpy(np.stack([ar1(phi, rng, (steps, envs)) for _ in range(3)], -1).reshape(-1, 3) / 4)
+    action = torch.from_numpy(actor.sample(obs, rng))
+    advantage = torch.from_numpy(ar1(phi, rng, (steps, envs)).reshape(-1))
+    batch = Batch(obs, action, torch.stack([advantage, 0 * advantage]), torch.zeros(2, steps * envs))
+    batch.episode = np.zeros((steps, envs), int)
+    return actor, batch, advantage
+
+
+def test_terms_of_independent_actions_are_white_however_correlated_the_advantages():
+    actor, batch, advantage = correlated_problem(0.97)
+    surrogate, fisher = Surrogate(actor, batch), GaussianFisher(actor, batch.observation)
+    x, _ = fisher.solve(surrogate.gradient(actor.theta, advantage))
+    fitted = surrogate.terms(advantage, x).numpy().reshape(batch.episode.shape)
+    shape = batch.episode.shape
+    assert autocorrelation_time(advantage.numpy().reshape(shape), batch.episode) > 30
+    assert autocorrelation_time(fitted, batch.episode) > 1.4  # the direction has learnt the noise
+    honest = surrogate.cross_fitted_terms(advantage, fisher)
+    assert autocorrelation_time(honest, batch.episode) < 1.15
+
+
+@pytest.mark.parametrize("shape", [(40, 10), (400, 1)])
+def test_each_half_is_seen_along_the_direction_of_the_other(shape):
+    actor, batch = make_problem()
+    batch.episode = np.zeros(shape, int)
+    dense, a_r = Dense(actor, batch), reward_and_cost_advantages(batch)[0]
+    y = Surrogate(actor, batch).cross_fitted_terms(
+        a_r, GaussianFisher(actor, batch.observation, iterations=300)
+    )
+    first = np.zeros(shape, bool)
+    first[: shape[0] // 2 if shape[1] == 1 else None, : max(1, shape[1] // 2)] = True
+    for mine in (first, ~first):
+        others = torch.from_numpy(~mine.ravel()).double()
+        x = torch.linalg.solve(dense.fisher, dense.gradient(actor.theta, a_r * others))
+        terms = Surrogate(actor, batch).terms(a_r, x).numpy().reshape(shape)[mine]
+        np.testing.assert_allclose(y[mine], (terms - terms.mean()) / terms.std(), rtol=1e-4, atol=1e-5)
+
+
 def test_an_update_measures_n_and_its_radius_follows():
     actor, batch = make_problem()
     theta0, n_t = actor.theta.clone(), 5_000
     batch.episode = np.zeros((40, 10), int)
     dense, a_r = Dense(actor, batch), reward_and_cost_advantages(batch)[0]
+    y = Surrogate(actor, batch).cross_fitted_terms(a_r, GaussianFisher(actor, batch.observation))
+    tau = autocorrelation_time(y, batch.episode)
+    assert tau > 1.02  # or there would be nothing to see
     log = TRPOLag(lagrangian_multiplier_init=0.0).update_actor(
         actor, batch, FisherSAM(EffectiveAlpha(0.05)), n_t, {"lagrangian_multiplier": 0.0}
     )
-    g = dense.gradient(theta0, a_r)
-    surrogate = Surrogate(actor, batch)
-    surrogate.theta0 = theta0
-    y = surrogate.terms(a_r, torch.linalg.solve(dense.fisher, g)).reshape(40, 10).numpy()
-    tau = autocorrelation_time(y, batch.episode)
-    assert tau > 1.05  # or there would be nothing to see
     assert log["autocorrelation_time"] == pytest.approx(tau, rel=1e-3)
     assert log["n_eff"] == pytest.approx(n_t / tau, rel=1e-3)
-    worst = theta0 + dense.u(-g, delta_from_alpha(0.05, n_t / tau))
+    worst = theta0 + dense.u(-dense.gradient(theta0, a_r), delta_from_alpha(0.05, n_t / tau))
     assert log["kl_down"] == pytest.approx(dense.kl(worst), rel=1e-2)
 
 
@@ -100,7 +141,7 @@ def test_other_schedules_do_not_ask_and_count_steps_as_told():
     def not_to_be_called():
         raise AssertionError("nobody asked")
 
-    samples = Samples(6_000, not_to_be_called)
+    samples = Samples(6_000, not_to_be_called, None)
     assert FixedAlpha(0.1)(samples) == delta_from_alpha(0.1, 6_000)
     assert FixedAlpha(0.1, steps_per_sample=1000)(samples) == delta_from_alpha(0.1, 6)
     with pytest.raises(ValueError, match="steps_per_sample must be a finite number above 0; got 0"):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shapo.advantages import Batch, Rollout
 from shapo.checks import AT_LEAST_0, BELOW_1, POSITIVE, NonFiniteError, check, whole
-from shapo.fisher import Fisher, GaussianFisher
+from shapo.fisher import Fisher, GaussianFisher, conjugate_gradient
 from shapo.networks import GaussianActor, gaussian_kl, gaussian_log_prob
 from shapo.sample_size import Samples
 from shapo.sharpness import Perturbation, sharpness_aware_gradient, trust_region_step
@@ -56,6 +56,27 @@ class Surrogate:
             return gaussian_log_prob(self.batch.action, mean, self.actor.log_std(theta))
 
         return advantage * torch.func.jvp(log_prob, (self.theta0,), (x,))[1]
+
+    def cross_fitted_terms(self, advantage: Tensor, fisher: Fisher) -> np.ndarray:
+        """(T, n) the terms along F⁻¹g, g of the *other* half of the environments (of time, where there is one).
+
+        A direction fitted to the terms themselves lines up with whatever they have in common, noise as well, and makes
+        them look correlated. Each half comes centred and scaled to variance 1.
+        """
+        steps, n = self.batch.episode.shape
+        half = np.zeros((steps, n), bool)
+        half[:, : n // 2] = True
+        if n == 1:
+            half[: steps // 2] = True
+        y = np.empty((steps, n))
+        for mine in (half, ~half):
+            others = torch.from_numpy(~mine.ravel()).to(advantage.dtype)
+            x, *_ = conjugate_gradient(
+                fisher, self.gradient(self.theta0, advantage * others), iterations=fisher.iterations
+            )
+            terms = self.terms(advantage, x).double().numpy().reshape(steps, n)[mine]
+            y[mine] = (terms - terms.mean()) / (terms.std() or 1.0)
+        return y
 
     def value_and_kl(self, theta: Tensor, advantage: Tensor) -> tuple[float | list[float], float]:
         """L_π₀(θ), one or K, and E_s KL(π₀ ‖ π_θ), nats."""
@@ -159,11 +180,7 @@ class TrustRegion:
         def perturb(gradient: Tensor) -> Tensor:
             objective, its_advantage = self.objective(gradient, advantage, fisher, state)
 
-            def terms() -> tuple[np.ndarray, np.ndarray]:
-                along = surrogate.terms(its_advantage, fisher.solve(objective)[0])
-                return along.double().numpy().reshape(batch.episode.shape), batch.episode
-
-            n_t = Samples(samples, terms)
+            n_t = Samples(samples, lambda: surrogate.cross_fitted_terms(its_advantage, fisher), batch.episode)
             epsilon = perturbation(objective, fisher, n_t)
             name = type(perturbation).__name__
             if epsilon.shape != theta0.shape:
