@@ -32,6 +32,10 @@ Experiment = dict[tuple[str, str, str], list[Config]]
 LAMBDA_INIT = (0.001, 0.1, 0.5, 2.0)  # PIDLag's λ before the first update, Figure 4
 ESAM_RHO = (0.01, 0.03, 0.1, 0.3)  # the Euclidean sweep of Figure 6
 ABLATION_TASKS = ("PointGoal1-v0", "Walker2d-v4")  # one of each kind: Figures 4 and 6 to 8
+EFFECTIVE_ALPHA = (
+    1e-12,
+    1e-50,
+)  # confidence levels at which a measured n gives radii that move something, Figure 8
 PILOT_DELTA_DOWN = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 PILOT_RHO = (0.01, 0.05, 0.2)  # of the critics
 PILOT_SEEDS = (100, 101)
@@ -65,7 +69,8 @@ def grid(
     Sauté stays away from tasks whose cost limit is 0, where it has no meaning.
     """
     budget = PROFILES[profile]
-    seeds, total_steps = seeds or range(budget.seeds), total_steps or budget.total_steps
+    seeds = range(budget.seeds) if seeds is None else seeds
+    total_steps = budget.total_steps if total_steps is None else total_steps
     if not isinstance(baselines, Mapping):
         baselines = dict(zip(baselines, baselines, strict=True))
     return {
@@ -122,7 +127,8 @@ def shapo_actor(profile: str) -> Experiment:
 def schedules(profile: str) -> Experiment:
     """Figure 8: a fixed radius, and a fixed confidence α with n counted in steps, in episodes, or measured.
 
-    α is the one at which, counted in episodes, the fixed confidence meets the fixed radius half way through training.
+    α is the one at which, counted in episodes, the fixed confidence meets the fixed radius half way through training;
+    where n is measured, it is swept as well.
     """
 
     def choose(task: str) -> dict[str, Variant]:
@@ -133,7 +139,10 @@ def schedules(profile: str) -> Experiment:
             "fixed α, n in steps": {"actor": FisherSAM(FixedAlpha(alpha))},
             "fixed α, n in episodes": {"actor": FisherSAM(FixedAlpha(alpha, EPISODE))},
             "fixed α, n measured": {"actor": FisherSAM(EffectiveAlpha(alpha))},
-        }
+        } | {
+            f"α = {level:g}, n measured": {"actor": FisherSAM(EffectiveAlpha(level))}
+            for level in EFFECTIVE_ALPHA
+        }  # fmt: skip
 
     return grid(profile, ABLATION_TASKS, ["TRPOLag"], choose)
 
@@ -226,11 +235,13 @@ def dose(results: pd.DataFrame, least_return: float = -0.05) -> pd.DataFrame:
     """What each radius of the pilot does, next to vanilla with the same baseline and seed; and which one is chosen.
 
     A row per task and variant. Changes are means over baselines and seeds: of return as a share of the task's best
-    vanilla baseline, of the safety metric as a share of vanilla's own. Of each of the two dials, the radius that lowers
-    the safety metric most is chosen among those that change return by no less than `least_return`; none if none does.
+    vanilla baseline, of the safety metric as a share of vanilla's own; safety_low and safety_high are the extremes of
+    the latter. Of each of the two dials, the radius that lowers the safety metric most is chosen among those that
+    change return by no less than `least_return`, and that were run with every baseline and seed that vanilla was.
 
     results: a table of `results(pilot(...))`. Raises ValueError where a task has no vanilla run to compare with.
     """
+    columns = ["task", "variant", "runs", "return", "safety", "safety_low", "safety_high", "chosen"]
     rows = []
     for task, runs in results.groupby("task", sort=False):
         runs = runs.assign(safety=runs[safety_metric(task)]).set_index(["baseline", "seed"])
@@ -240,12 +251,12 @@ def dose(results: pd.DataFrame, least_return: float = -0.05) -> pd.DataFrame:
         scale = vanilla["return"].groupby("baseline").mean().max()
         for variant, cell in runs[runs.variant != "vanilla"].groupby("variant", sort=False):
             pairs = cell.merge(vanilla, on=["baseline", "seed"], suffixes=("", "_vanilla"))
-            rows.append({
-                "task": task, "variant": variant, "runs": len(pairs),
-                "return": ((pairs["return"] - pairs["return_vanilla"]) / scale).mean(),
-                "safety": (pairs.safety / pairs.safety_vanilla - 1).mean(),
-            })  # fmt: skip
-    table = pd.DataFrame(rows)
-    enough = table[(table["return"] >= least_return) & (table.safety < 0)]
-    best = enough.groupby(["task", enough.variant.str[0]]).safety.idxmin()
+            change = pairs.safety / pairs.safety_vanilla - 1
+            change_of_return = ((pairs["return"] - pairs["return_vanilla"]) / scale).mean()
+            eligible = len(pairs) == len(vanilla) and change_of_return >= least_return and change.mean() < 0
+            numbers = [len(pairs), change_of_return, change.mean(), change.min(), change.max(), eligible]
+            rows.append([task, variant, *numbers])
+    table = pd.DataFrame(rows, columns=columns)
+    eligible = table[table.chosen.astype(bool)]
+    best = eligible.groupby(["task", eligible.variant.str[:1]]).safety.idxmin()
     return table.assign(chosen=table.index.isin(best))

@@ -105,18 +105,21 @@ def table_of(rows):
 
 def test_the_dials_are_the_safest_radii_that_keep_the_return():
     task = "PointGoal1-v0"
-    results = table_of(
-        [(task, "CPO", "vanilla", s, 10.0, 0.04) for s in (100, 101)]
-        + [(task, "TRPOLag", "vanilla", s, 20.0, 0.05) for s in (100, 101)]
-        + [(task, "CPO", "δ = 0.001", s, 10.0, 0.03) for s in (100, 101)]
-        + [(task, "TRPOLag", "δ = 0.001", s, 19.0, 0.04) for s in (100, 101)]
-        + [(task, "TRPOLag", "δ = 0.01", s, 2.0, 0.01) for s in (100, 101)]  # safest, and useless
-        + [(task, "TRPOLag", "ρ = 0.05", s, 21.0, 0.06) for s in (100, 101)]  # not safer
-    )
+    cells = {
+        ("vanilla", "CPO"): (10.0, 0.04), ("vanilla", "TRPOLag"): (20.0, 0.05),
+        ("δ = 0.001", "CPO"): (10.0, 0.03), ("δ = 0.001", "TRPOLag"): (19.0, 0.04),
+        ("δ = 0.01", "CPO"): (1.0, 0.01), ("δ = 0.01", "TRPOLag"): (2.0, 0.01),  # safest, and useless
+        ("δ = 0.0003", "CPO"): (10.0, 0.02),  # safe and good, but not run with TRPOLag
+        ("ρ = 0.05", "CPO"): (10.0, 0.05), ("ρ = 0.05", "TRPOLag"): (21.0, 0.06),  # not safer
+    }  # fmt: skip
+    results = table_of([(task, b, v, s, *numbers) for (v, b), numbers in cells.items() for s in (100, 101)])
     dose = experiments.dose(results).set_index("variant")
     assert dose.loc["δ = 0.001", "return"] == pytest.approx((0 + -1 / 20) / 2)
     assert dose.loc["δ = 0.001", "safety"] == pytest.approx((-0.25 - 0.2) / 2)
-    assert dose.chosen.to_dict() == {"δ = 0.001": True, "δ = 0.01": False, "ρ = 0.05": False}
-    assert dose.runs.to_dict() == {"δ = 0.001": 4, "δ = 0.01": 2, "ρ = 0.05": 2}
+    assert dose.loc["δ = 0.001", ["safety_low", "safety_high"]].tolist() == pytest.approx([-0.25, -0.2])
+    assert list(dose.index[dose.chosen]) == ["δ = 0.001"]
+    assert dose.runs.to_dict() == {"δ = 0.001": 4, "δ = 0.01": 4, "δ = 0.0003": 2, "ρ = 0.05": 4}
     with pytest.raises(ValueError, match="vanilla runs of every task; got none of PointGoal1-v0"):
         experiments.dose(results[results.variant != "vanilla"])
+    assert experiments.dose(results[results.variant == "vanilla"]).empty
+    assert list(experiments.dose(results[:0])) == list(experiments.dose(results))
