@@ -71,8 +71,8 @@ class Batch:
     action: Tensor  # (B, act)
     advantage: Tensor  # (2, B): of reward and of cost, A_r and A_c
     target: Tensor  # (2, B): what V_r and V_c are fitted to
-    episode: np.ndarray | None = None  # (T, n) equal where two steps of an environment belong to one episode
     episode_length: float = math.nan  # mean steps of the episodes that J_C is the mean cost of
+    episode: np.ndarray | None = None  # (T, n) equal where two steps of an environment belong to one episode
 
 
 def gae(
