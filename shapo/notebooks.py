@@ -250,6 +250,10 @@ def main(arguments: list[str] | None = None) -> int:
     from filelock import FileLock, Timeout
 
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    jobs, cores = min(plan.jobs, len(plan.notebooks)), os.cpu_count() or 1
+    os.environ.setdefault(
+        "LOKY_MAX_CPU_COUNT", str(max(1, cores // jobs))
+    )  # for the studies of each notebook
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not one of the user's
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     plan.output.mkdir(parents=True, exist_ok=True)

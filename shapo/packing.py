@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from shapo import experiments
 from shapo.config import METHOD_VERSION, describe
@@ -50,6 +51,12 @@ def pack(
         raise ValueError(
             f"the study's name becomes a folder's, so it must be a plain name; got {study.name!r}"
         )
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        return _pack(study, folder, partial, replace)
+
+
+def _pack(study: Study, folder: Path, partial: bool, replace: bool) -> list[Run]:
     _restore(folder / study.name)
     runs = [run for run in study.runs if run.available]
     if len(runs) < len(study.runs) and not partial:
@@ -137,7 +144,7 @@ def _parquet(table: pa.Table) -> bytes:
 def _put(target: Path, runs: Sequence[Run]) -> None:
     """Writes a pack into a folder beside `target`, reads it back, and lets it take the place of the old one."""
     temporary, aside = target.with_name(f".{target.name}.tmp"), target.with_name(f".{target.name}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)  # of a packer that was killed: `pack` holds the lock
     temporary.mkdir(parents=True)
     try:
         for name, table in ({name: _tidy(runs, name) for name in TABLES} | {"runs": _rows(runs)}).items():

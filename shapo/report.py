@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 
 from shapo.experiments import METRICS, safety_metric
-from shapo.statistics import CELL, compare, pareto_front
+from shapo.statistics import CELL, compare, false_alarm_rate, pareto_front
 
 
 def comparison(
@@ -44,12 +42,10 @@ def in_words(table: pd.DataFrame, reference: str = "vanilla") -> str:
     seeds = table.seeds[table.low.notna()].min()  # the fewest that give an interval
     luck = "Of one seed there is no interval, and nothing is clear."
     if seeds > 1:
-        rarity = (
-            math.comb(2 * seeds, seeds) // 2
-        )  # in 2 orders of all the runs, one side beats the other throughout
+        rate = false_alarm_rate(int(seeds))
         luck = (
-            f"With {seeds} seeds a side two equal methods look as clear as can be once in {rarity} comparisons; "
-            f"here are {len(judged)}."
+            f"With {seeds} seeds a side the bootstrap's interval is too narrow: of two equal methods, {rate:.0%} of "
+            f"comparisons get bold, so about {rate * len(judged):.0f} of the {len(judged)} below would by chance alone."
         )
     lines = [
         f"Better or worse than {reference}: the probability of improvement is above or below ½. **Bold**: so is its "
@@ -97,6 +93,8 @@ def fronts_in_words(
 
 def _verdict(rows: pd.DataFrame) -> str:
     """better in 2 of 3 (TRPOLag, **CPO**), worse in 1 (PIDLag)"""
+    if (rows.better == 0.5).all() and (rows.low == rows.high).all() and rows.iqm.nunique() == 1:
+        return f"{rows.iqm.iloc[0]:g} in every run, so nothing is compared"
     clearly = (rows.better_low > 0.5) | (rows.better_high < 0.5)
     names = rows.baseline.where(~clearly, "**" + rows.baseline + "**")
     sides = {"better": rows.better > 0.5, "worse": rows.better < 0.5, "level": rows.better == 0.5}

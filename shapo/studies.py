@@ -89,7 +89,7 @@ class Study:
             for future in futures:
                 future.cancel()
             if own:
-                own.shutdown()
+                own.shutdown(cancel_futures=True)
         self._unrecorded = unrecorded(futures)
         if len(self.failures):
             raise StudyError(self)

@@ -165,7 +165,7 @@ def _conditions(history: list[dict]) -> str:
     here = provenance()
     found = set()
     for past in history:
-        if past["machine"] != here["machine"]:
+        if not here["machine"].startswith(past["machine"]):  # old records end before the instruction set
             found.add(f"{past['machine']} (here {here['machine']})")
         for name, version in past["versions"].items():
             if version != here["versions"].get(name):

@@ -81,11 +81,12 @@ class OneProcessPerCore(Executor):
                 self._idle.append(self._processes[-1])
             return self._idle.pop()
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
-        """Ends the processes, whatever they are doing: a run goes on from its last checkpoint another time."""
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As every executor's. cancel_futures ends what is running, too: runs go on from their checkpoints."""
         with self._lock:
-            self._closed = True
-        self._threads.shutdown(wait=False, cancel_futures=cancel_futures)
-        for process in self._processes:
-            process.shutdown(kill_workers=process not in self._idle)
+            self._closed = cancel_futures
+        self._threads.shutdown(wait=wait and not cancel_futures, cancel_futures=cancel_futures)
+        if wait or cancel_futures:
+            for process in self._processes:
+                process.shutdown(kill_workers=process not in self._idle)
         self._threads.shutdown(wait=wait)

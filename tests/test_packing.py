@@ -334,7 +334,9 @@ def test_what_this_version_cannot_retrain_is_left_out_of_the_draw(store, data, c
     assert "2 shipped runs are of another method version" in capsys.readouterr().out
 
 
-def test_mistakes_on_the_command_line_are_told(store, data, capsys):
+def test_mistakes_on_the_command_line_are_told(store, data, capsys, monkeypatch):
+    monkeypatch.setenv("SHAPO_RUNS", str(store))
+
     def told(*arguments):
         try:
             status = main(arguments)

@@ -13,6 +13,7 @@ from pandas.util import _decorators
 
 from shapo.statistics import (
     compare,
+    false_alarm_rate,
     improvement_interval,
     interval,
     iqm,
@@ -349,3 +350,13 @@ def test_bad_input_is_refused():
     for message, call in refused:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_equal_methods_look_different_as_often_as_the_false_alarm_rate_says():
+    rng = np.random.default_rng(5)
+    intervals = [improvement_interval(*rng.standard_normal((2, 5)), rng, repetitions=500) for _ in range(600)]
+    found = np.mean([low > 0.5 or high < 0.5 for low, high in intervals])
+    assert false_alarm_rate(5) == pytest.approx(found, abs=0.04)
+    assert 0.07 < false_alarm_rate(5) < 0.14 < false_alarm_rate(3)  # and not 0.05
+    with pytest.raises(ValueError, match="seeds must be a whole number, at least 2; got 1"):
+        false_alarm_rate(1)

@@ -547,3 +547,9 @@ def test_the_recipe_for_slurm_asks_for_one_core_and_one_thread():
         assert line in script.splitlines()
     assert "export OMP_NUM_THREADS=1" in script.splitlines()
     assert "--nthreads 1" in script and "--nworkers" not in script and "--nanny" in script
+
+
+def test_our_executor_waits_for_what_it_was_given_as_every_executor_does():
+    with workers.OneProcessPerCore(1) as executor:
+        futures = [executor.submit(pow, 2, n) for n in (3, 4)]
+    assert [future.result(timeout=0) for future in futures] == [8, 16]
