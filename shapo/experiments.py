@@ -237,7 +237,7 @@ def dose(results: pd.DataFrame, least_return: float = -0.05) -> pd.DataFrame:
     A row per task and variant. Changes are means over baselines and seeds: of return as a share of the task's best
     vanilla baseline, of the safety metric as a share of vanilla's own; safety_low and safety_high are the extremes of
     the latter. Of each of the two dials, the radius that lowers the safety metric most is chosen among those that
-    change return by no less than `least_return`, and that were run with every baseline and seed that vanilla was.
+    change return by no less than `least_return`, and were run with every baseline and seed that vanilla was.
 
     results: a table of `results(pilot(...))`. Raises ValueError where a task has no vanilla run to compare with.
     """

@@ -53,10 +53,10 @@ def pack(
         )
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        return _pack(study, folder, partial, replace)
+        return _pack_study(study, folder, partial, replace)
 
 
-def _pack(study: Study, folder: Path, partial: bool, replace: bool) -> list[Run]:
+def _pack_study(study: Study, folder: Path, partial: bool, replace: bool) -> list[Run]:
     _restore(folder / study.name)
     runs = [run for run in study.runs if run.available]
     if len(runs) < len(study.runs) and not partial:
