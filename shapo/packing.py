@@ -9,11 +9,13 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
 import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,8 +53,8 @@ def pack(
         raise ValueError(
             f"the study's name becomes a folder's, so it must be a plain name; got {study.name!r}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    with FileLock(Path(tempfile.gettempdir(), f"shapo-packing-{name}.lock")):  # one packer of a folder at a time
         return _pack_study(study, folder, partial, replace)
 
 
