@@ -54,7 +54,7 @@ def pack(
             f"the study's name becomes a folder's, so it must be a plain name; got {study.name!r}"
         )
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-    with FileLock(Path(tempfile.gettempdir(), f"shapo-packing-{name}.lock")):  # one packer of a folder at a time
+    with FileLock(Path(tempfile.gettempdir(), f"shapo-packing-{name}.lock")):  # one packer at a time
         return _pack_study(study, folder, partial, replace)
 
 
