@@ -140,7 +140,7 @@ def test_the_figure_shows_every_run():
     fig = figures.validation(curves(), cost_limit=10.0)
     top, middle, bottom = fig.axes
     assert len(top.lines) == 2 * (3 + 1) and len(middle.lines) == 2 * (3 + 1) + 1
-    assert [text.get_text() for text in bottom.texts] == ["in recovery throughout"]
+    assert [text.get_text() for text in bottom.texts] == ["solved for at every update,\nnone in recovery"]
 
 
 def _replay():
@@ -173,20 +173,24 @@ def test_omnisafe_sees_the_environments_that_ours_see():
     assert worst < 1e-5 and finals == 2 and episodes == 4
 
 
-def _shadow(name):
-    config = validation.experiment("smoke")[name][0]
+def _shadow(name, cost_limit):
+    config = replace(validation.experiment("smoke")[name][0], cost_limit=cost_limit)
     return [omnisafe_adapter.shadow(config, eps) for eps in (1e-6, 0.0)]
 
 
 @needs_omnisafe
-@pytest.mark.parametrize("name", LAPTOP)
-def test_an_update_of_ours_is_an_update_of_omnisafes(name):
-    """Nearly, with the 1e-6 in its conjugate gradient; to float32 without."""
-    with_eps, without = apart(_shadow, name)
+@pytest.mark.parametrize(
+    ("name", "cost_limit"), [("TRPO-Lag", 10.0), ("TRPO-PID", 10.0), ("CPO", 0.0), ("CPO", 1000.0)]
+)
+def test_an_update_of_ours_is_an_update_of_omnisafes(name, cost_limit):
+    """Nearly, with the 1e-6 in its conjugate gradient; to float32 without. CPO in recovery and with a slack limit."""
+    with_eps, without = apart(_shadow, name, cost_limit)
     assert (with_eps["cosine"] > 0.999).all() and (without["cosine"] > 1 - 1e-5).all()
     np.testing.assert_allclose(with_eps["ratio"], 1, atol=0.01)
     np.testing.assert_allclose(without["ratio"], 1, atol=1e-3)
-    if name != "CPO":
+    if name == "CPO":
+        assert set(without["case"]) == {0.0 if cost_limit else 2.0}
+    else:
         np.testing.assert_allclose(without["lagrangian_multiplier"], without["their_multiplier"], rtol=1e-5)
 
 
