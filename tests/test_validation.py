@@ -11,7 +11,7 @@ from loky import ProcessPoolExecutor
 from scipy import stats
 
 import shapo
-from shapo import figures, omnisafe_adapter, validation
+from shapo import figures, omnisafe_adapter, shipped, validation
 from shapo.fisher import GaussianFisher
 from shapo.networks import GaussianActor, gaussian_kl
 from shapo.workers import ONE_THREAD
@@ -70,7 +70,8 @@ def test_their_kl_bound_is_ours(policy):
 def test_the_settings_of_the_comparison_are_omnisafes_defaults():
     """As its documentation has them: configs/on-policy/*.yaml of release 0.5.0."""
     for name, configs in LAPTOP.items():
-        assert [config.seed for config in configs] == [0, 1, 2]
+        assert [config.seed for config in configs] == list(range(validation.SEEDS[name]))
+        assert len(configs) >= 3
         assert {config.total_steps for config in configs} == {validation.TOTAL_STEPS} >= {300_000}
         custom = omnisafe_adapter.settings(configs[0])
         assert custom["algo_cfgs"] == {
@@ -141,6 +142,28 @@ def test_the_figure_shows_every_run():
     top, middle, bottom = fig.axes
     assert len(top.lines) == 2 * (3 + 1) and len(middle.lines) == 2 * (3 + 1) + 1
     assert [text.get_text() for text in bottom.texts] == ["solved for at every update,\nnone in recovery"]
+
+
+def test_what_ships_is_whole():
+    """OmniSafe's curves and ours, as many and as long as the experiment asks for, and the updates beside each other."""
+    table = validation.shipped()
+    assert table.groupby(validation.LABELS).size().to_dict() == {
+        (name, "OmniSafe", config.seed): config.epochs
+        for name, configs in LAPTOP.items()
+        for config in configs
+    }
+    measured = ["episode_return", "episode_cost", "J_C", "std"]
+    assert np.isfinite(table[measured]).all(axis=None)
+    assert table[["omnisafe", "commit", "versions", "machine"]].notna().all(axis=None)
+    assert len(validation.ours(LAPTOP)) == len(table)
+    updates = validation.shipped("omnisafe_updates")
+    assert set(updates.baseline) == set(LAPTOP) and set(updates.eps) == {0.0, 1e-6}
+
+
+def test_the_shipped_curves_of_ours_come_from_the_pack():
+    for configs in LAPTOP.values():
+        for config in configs:
+            assert shipped.pack_of(config.run_id).name == "validation"
 
 
 def _replay():
