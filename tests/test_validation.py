@@ -9,11 +9,14 @@ import pytest
 import torch
 from loky import ProcessPoolExecutor
 from scipy import stats
+from torch.nn.utils import parameters_to_vector
 
 import shapo
 from shapo import figures, omnisafe_adapter, shipped, validation
+from shapo.advantages import gae
+from shapo.critics import Critics
 from shapo.fisher import GaussianFisher
-from shapo.networks import GaussianActor, gaussian_kl
+from shapo.networks import GaussianActor, RunningNormalizer, gaussian_kl
 from shapo.workers import ONE_THREAD
 
 needs_omnisafe = pytest.mark.skipif(not validation.omnisafe_is_installed(), reason="OmniSafe is optional")
@@ -215,6 +218,49 @@ def test_an_update_of_ours_is_an_update_of_omnisafes(name, cost_limit):
         assert set(without["case"]) == {0.0 if cost_limit else 2.0}
     else:
         np.testing.assert_allclose(without["lagrangian_multiplier"], without["their_multiplier"], rtol=1e-5)
+
+
+def _parts():
+    """Largest differences, on the same data, between OmniSafe's normaliser, advantages and critics and ours."""
+    omnisafe_adapter.environment()
+    from omnisafe.common.normalizer import Normalizer
+
+    rng, theirs, ours = np.random.default_rng(0), Normalizer((7,), clip=5), RunningNormalizer(7)
+    worst = {"normaliser": 0.0}
+    for batch in rng.normal([0, 1, 2, 3, 4, 5, 6], [1, 1, 1, 1, 5, 5, 1e-4], (50, 20, 7)):
+        ours.update(batch)
+        gap = theirs.normalize(torch.from_numpy(batch).float()) - ours(batch)
+        worst["normaliser"] = max(worst["normaliser"], gap[:, :6].abs().max().item())
+    config = replace(validation.experiment("smoke")["TRPO-Lag"][0], total_steps=2000, minibatch_size=2000)
+    with omnisafe_adapter._agent(config) as (agent, _):
+        networks, get = [agent._actor_critic.reward_critic, agent._actor_critic.cost_critic], agent._buf.get
+
+        def flat():
+            return torch.stack([parameters_to_vector(network.parameters()).detach() for network in networks])
+
+        critics, data = Critics(60, rng=rng), {}
+        critics.theta = flat().clone()
+        agent._buf.get = lambda: data.update(paths=[dict(b.data) for b in agent._buf.buffers]) or data | get()
+        update = agent._update_actor
+        agent._update_actor = lambda obs, *rest: (data.update(obs=obs), update(obs, *rest))
+        agent.learn()
+    paths = data["paths"]  # of one whole episode per environment
+    stack = {name: torch.stack([path[name] for path in paths], 1).double().numpy() for name in paths[0]}
+    for kind, name in (("r", "reward"), ("c", "cost")):
+        value, advantage = stack[f"value_{kind}"], stack[f"adv_{kind}"]
+        done = np.zeros_like(value, bool)
+        done[-1] = True
+        last = (advantage[-1] + value[-1] - stack[name][-1]) / 0.99  # V of the final observation
+        expected = gae(stack[name], value, np.r_[value[1:], last[None]], done & False, done, 0.99, 0.95)
+        worst[f"advantage of {name}"] = np.abs(advantage - expected).max()
+    target = torch.stack([torch.cat([path[f"target_value_{kind}"] for path in paths]) for kind in "rc"])
+    critics.fit(data["obs"], target, rng, passes=10, minibatch_size=2000)  # one batch: no order to differ in
+    return worst | {"critics": (critics.theta - flat()).abs().max().item()}
+
+
+@needs_omnisafe
+def test_the_other_parts_are_omnisafes_too():
+    assert max(apart(_parts).values()) < 1e-4
 
 
 @needs_omnisafe
