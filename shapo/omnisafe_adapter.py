@@ -155,13 +155,28 @@ def _agent(config: Config) -> Iterator[tuple[Any, Path]]:
         yield wrapper.agent, Path(folder)  # wrapper.learn() would go on to build an evaluator and a plotter
 
 
-def train(config: Config) -> pd.DataFrame:
+@contextmanager
+def _adding(eps: float) -> Iterator[None]:
+    """Inside, OmniSafe's conjugate gradient adds `eps` to its denominators; 1e-6 is its own."""
+    from omnisafe.algorithms.on_policy.base import trpo
+    from omnisafe.algorithms.on_policy.second_order import cpo
+
+    original = trpo.conjugate_gradients
+    trpo.conjugate_gradients = cpo.conjugate_gradients = functools.partial(original, eps=eps)
+    try:
+        yield
+    finally:
+        trpo.conjugate_gradients = cpo.conjugate_gradients = original
+
+
+def train(config: Config, eps: float = 1e-6) -> pd.DataFrame:
     """One run of OmniSafe's in this process, whose random state and torch settings it changes; a row per epoch.
 
     Columns as in `Run.progress`: epoch, steps, episode_return, episode_cost (means of the epoch's episodes), J_C, std,
-    lagrangian_multiplier (CPO: ν*, nan in recovery), and CPO's case. Raises ImportError without OmniSafe.
+    lagrangian_multiplier (CPO: ν*, nan in recovery), and CPO's case. eps: what its solver adds to its denominators.
+    Raises ImportError without OmniSafe.
     """
-    with _agent(config) as (agent, folder):
+    with _agent(config) as (agent, folder), _adding(eps):
         agent.learn()
         (path,) = folder.rglob("progress.csv")
         theirs = pd.read_csv(path)
@@ -177,20 +192,6 @@ def train(config: Config) -> pd.DataFrame:
         table["case"] = theirs["Misc/OptimCase"].map(CASES)
         return table.assign(lagrangian_multiplier=theirs["Misc/Nu_star"].where(table["case"] != RECOVERY))
     return table.assign(lagrangian_multiplier=theirs["Metrics/LagrangeMultiplier"])
-
-
-@contextmanager
-def _adding(eps: float) -> Iterator[None]:
-    """Inside, OmniSafe's conjugate gradient adds `eps` to its denominators; 1e-6 is its own."""
-    from omnisafe.algorithms.on_policy.base import trpo
-    from omnisafe.algorithms.on_policy.second_order import cpo
-
-    original = trpo.conjugate_gradients
-    trpo.conjugate_gradients = cpo.conjugate_gradients = functools.partial(original, eps=eps)
-    try:
-        yield
-    finally:
-        trpo.conjugate_gradients = cpo.conjugate_gradients = original
 
 
 def shadow(config: Config, eps: float = 1e-6) -> pd.DataFrame:
