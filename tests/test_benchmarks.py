@@ -85,6 +85,8 @@ def test_an_absent_peer_is_skipped_and_says_how_to_install_it(measured, title):
 
 
 def test_a_study_runs_at_once_what_its_cores_allow(measured):
+    notes = measured.query("benchmark == 'environments'").groupby("side")["note"].first()
+    assert notes["shapo"].endswith("threads: 1") and notes["shapo, two cores"].endswith("threads: 2")
     notes = measured.query("benchmark == 'study'").groupby("side")["note"].first()
     assert "2 runs of 200 steps, 1 at once" in notes["one core"]
     assert f"{min(2, joblib.cpu_count())} at once" in notes["two cores"]

@@ -50,9 +50,9 @@ def _actions(steps: int, shape: Sequence[int]) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (steps, *shape))
 
 
-def run_env(maker: str, task: str, num_envs: int, steps: int, resets: int, threads: int = 1) -> dict:
+def run_env(maker: str, task: str, num_envs: int, steps: int, resets: int, env_threads: int = 1) -> dict:
     """Probe: steps per second, with steps ≥ 1000 of whole episodes; milliseconds of one reset."""
-    env = _make(maker, task, num_envs, threads)
+    env = _make(maker, task, num_envs, env_threads)
     actions = _actions(steps, env.action_space.shape)
     for action in actions[:20]:
         env.step(action)
@@ -65,7 +65,7 @@ def run_env(maker: str, task: str, num_envs: int, steps: int, resets: int, threa
         env.step(action)
     rate = steps * num_envs / (time.perf_counter() - start)
     env.close()
-    return {"steps": rate, "reset": reset_ms, "note": f"environments: {num_envs}"}
+    return {"steps": rate, "reset": reset_ms, "note": f"environments: {num_envs}, threads: {env_threads}"}
 
 
 def environments(
@@ -81,7 +81,7 @@ def environments(
     probe = partial(partial, run_apart, run_env, task=task, steps=steps, resets=resets)
     sides = {
         "shapo": probe(maker="shapo", num_envs=num_envs),
-        "shapo, two cores": probe(maker="shapo", num_envs=num_envs, cores=CORES, threads=CORES),
+        "shapo, two cores": probe(maker="shapo", num_envs=num_envs, cores=CORES, env_threads=CORES),
         SINGLE: probe(maker=SINGLE, num_envs=1),
         ASYNC: probe(maker=ASYNC, num_envs=their_envs, cores=CORES),
     }
