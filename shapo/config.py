@@ -7,22 +7,53 @@ import json
 import math
 from dataclasses import dataclass, fields, is_dataclass
 from types import CodeType, FunctionType
-from typing import Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
+
+import numpy as np
 
 from shapo import algorithms, sharpness
 from shapo.algorithms import ALGORITHMS, TrustRegion
 from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, check, whole
 from shapo.envs import TASKS, BatchedEnv, make_env
+from shapo.networks import MLP, GaussianActor, Policy, RunningNormalizer
 from shapo.sharpness import EuclideanSAM, Perturbation
+from shapo.store import unprefixed
+
+if TYPE_CHECKING:
+    from shapo.training import Trainer
 
 METHOD_VERSION = 1  # part of every run's name; raised whenever a change to the code changes numbers
 
 
+class RunConfig:
+    """What `train`, `Run` and `Study` ask of a frozen dataclass that defines a run: `Config`, `RobotConfig`.
+
+    Fields task, algorithm, seed and num_envs; `epochs`, `steps_per_epoch`; `make_env(num_envs, seed)`; `trainer()`, of
+    something with run_epoch, state, restore; `policy(arrays)` of a checkpoint.
+    """
+
+    shown: ClassVar[dict[str, str]]  # label -> column of progress, on progress bars
+    episode_columns: ClassVar[tuple[str, ...]]
+
+    @property
+    def run_id(self) -> str:
+        """Hash of the whole config and the method version: the run's identity."""
+        text = json.dumps(
+            {"method": METHOD_VERSION, "config": describe(self)}, sort_keys=True, allow_nan=False
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True)
-class Config:
+class Config(RunConfig):
     """One training run. Defaults are those SafePO and OmniSafe agree on; those of the actor's update, and of the
     multiplier, are fields of the algorithm. Raises ValueError or TypeError, naming the field, for what cannot be run.
     """
+
+    shown: ClassVar[dict[str, str]] = {
+        "return": "episode_return", "cost": "episode_cost", "λ": "lagrangian_multiplier", "KL": "kl",
+    }  # fmt: skip
+    episode_columns: ClassVar[tuple[str, ...]] = ("steps", "env", "return", "cost", "length", "failed")
 
     task: str = "PointGoal1-v0"  # a name in shapo.envs.TASKS
     algorithm: str | TrustRegion = (
@@ -102,13 +133,22 @@ class Config:
         """
         return self.algorithm.wrap(make_env(self.task, num_envs=num_envs, seed=seed), self.cost_limit)
 
-    @property
-    def run_id(self) -> str:
-        """Hash of the whole config and the method version: the run's identity."""
-        text = json.dumps(
-            {"method": METHOD_VERSION, "config": describe(self)}, sort_keys=True, allow_nan=False
-        )
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    def trainer(self) -> Trainer:
+        """What `shapo.train` trains this config with."""
+        from shapo.training import Trainer  # which needs this module
+
+        return Trainer(self)
+
+    def policy(self, arrays: dict[str, np.ndarray]) -> Policy:
+        """The policy in a checkpoint's arrays."""
+        normalizer = RunningNormalizer(len(arrays["normalizer/mean"]))
+        normalizer.load_state_dict(unprefixed("normalizer", arrays))
+        obs_dim = len(normalizer.mean) + self.algorithm.extra_observations
+        hidden = MLP((obs_dim, *self.hidden_sizes)).num_parameters
+        each = self.hidden_sizes[-1] + 2  # an action's weights, bias and log σ
+        actor = GaussianActor(obs_dim, (len(arrays["actor/theta"]) - hidden) // each, self.hidden_sizes)
+        actor.load_state_dict(unprefixed("actor", arrays))
+        return Policy(actor, normalizer)
 
 
 def describe(value: Any) -> Any:
@@ -135,14 +175,14 @@ def describe(value: Any) -> Any:
     raise TypeError(f"a config holds plain, finite values and frozen dataclasses of them; got {value!r}")
 
 
-def config_from(description: dict[str, Any]) -> Config:
+def config_from(description: dict[str, Any]) -> RunConfig:
     """The config that `describe` described, equal to it and of the same run_id.
 
     Raises ValueError for a class from outside the package (a notebook cell, say), of which a description has only the
     name, and for what does not describe a config of this version of the package.
     """
     config = _rebuilt(description)
-    if not isinstance(config, Config) or describe(config) != description:
+    if not isinstance(config, RunConfig) or describe(config) != description:
         raise ValueError(f"not a description of a Config of this version of the package: {description!r}")
     return config
 
@@ -154,7 +194,9 @@ def _rebuilt(value: Any) -> Any:
         return value
     name = value.get("class")
     settings = {field: _rebuilt(v) for field, v in value.items() if field not in ("class", "code")}
-    kind = ({"Config": Config} | vars(algorithms) | vars(sharpness)).get(name)
+    from shapo import differentiable  # which needs this module
+
+    kind = ({"Config": Config} | vars(algorithms) | vars(sharpness) | vars(differentiable)).get(name)
     if not is_dataclass(kind) or "code" in value:
         raise ValueError(
             f"class {name} is not the package's own, so it cannot be rebuilt from its description"

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shapo.config import Config, describe
+from shapo.config import RunConfig, describe
 from shapo.shipped import data_folder, packs
 from shapo.store import CorruptCheckpointError, load_checkpoint
 
+LENGTH = ("seed", "total_steps", "iterations")  # what does not change how long a step takes
 
-def seconds_per_step(config: Config, folder: Path, memory: dict | None = None) -> float:
+
+def seconds_per_step(config: RunConfig, folder: Path, memory: dict | None = None) -> float:
     """Seconds that one core trains for one environment step of `config`; NaN where nothing of its task was ever timed.
 
     The median over the three runs that are most like `config`, of those in the run store `folder` or, where it has none
@@ -24,7 +26,7 @@ def seconds_per_step(config: Config, folder: Path, memory: dict | None = None) -
     memory: a dict to pass to calls that follow each other, so that each checkpoint is read once.
     """
     memory = {} if memory is None else memory
-    wanted = {name: value for name, value in describe(config).items() if name not in ("seed", "total_steps")}
+    wanted = {name: value for name, value in describe(config).items() if name not in LENGTH}
     key = json.dumps(wanted, sort_keys=True)
     if config.task not in memory:
         memory[config.task] = list(_stored(folder / config.task)) or list(_shipped(config.task))
@@ -39,7 +41,7 @@ def _like(wanted: dict, runs: list[tuple[dict, Path | float]], memory: dict) -> 
     for description, timed in sorted(runs, key=lambda run: _likeness(wanted, run[0]), reverse=True):
         if timed not in memory:
             memory[timed] = timed if isinstance(timed, float) else _measured(timed)
-        seconds += [memory[timed] / description["steps_per_epoch"]] if memory[timed] else []
+        seconds += [memory[timed] / _steps_per_epoch(description)] if memory[timed] else []
         if len(seconds) == 3:
             break
     return float(np.median(seconds)) if seconds else 0.0
@@ -62,9 +64,15 @@ def _shipped(task: str) -> Iterator[tuple[dict, float]]:
 
 
 def _likeness(wanted: dict[str, Any], other: dict[str, Any]) -> tuple[bool, int, int]:
-    perturbed = sum((wanted[name] is None) == (other.get(name) is None) for name in ("actor", "critic"))
+    perturbed = sum((wanted.get(name) is None) == (other.get(name) is None) for name in ("actor", "critic"))
     same_baseline = wanted["algorithm"]["class"] == other.get("algorithm", {}).get("class")
     return same_baseline, perturbed, sum(other.get(name) == value for name, value in wanted.items())
+
+
+def _steps_per_epoch(description: dict[str, Any]) -> int:
+    if "steps_per_epoch" in description:
+        return description["steps_per_epoch"]
+    return description["num_envs"] * description["algorithm"]["horizon"]  # of a RobotConfig
 
 
 def _measured(checkpoint: Path) -> float:
@@ -75,12 +83,18 @@ def _measured(checkpoint: Path) -> float:
         return 0.0
 
 
-def _benchmarked(config: Config) -> float:
+def _benchmarked(config: RunConfig) -> float:
     path = data_folder() / "benchmarks.csv"
     table = pd.read_csv(path) if path.exists() else pd.DataFrame()
     if "task" not in table:
         return np.nan
-    side = "vanilla" if config.actor is None else "SHAPO Actor" if config.critic is None else "SHAPO"
+    side = (
+        "vanilla"
+        if config.actor is None
+        else "SHAPO Actor"
+        if getattr(config, "critic", None) is None
+        else "SHAPO"
+    )
     wanted = {"benchmark": "epochs", "quantity": "total", "task": config.task, "side": side}
     rows = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
     steps = rows.note.str.extract(r"steps an epoch: (\d+)")[0].astype(float)

@@ -140,14 +140,15 @@ def gaussian_kl(mean0: Tensor, log_std0: Tensor, mean: Tensor, log_std: Tensor) 
 class RunningNormalizer:
     """Running mean and standard deviation of observations, merged batch by batch (Chan et al. 1979).
 
-    As in OmniSafe: a standard deviation below 0.01 counts as 0.01 and normalised values are clipped to ±5.
-    Columns of an observation beyond `dim` pass as they are (the budget left, in Sauté).
+    mean, scale: (dim,); (x − mean) · scale is the normalised x, before clipping. As in OmniSafe: a standard deviation
+    below 0.01 counts as 0.01, and normalised values are clipped to ±5. Columns of an observation beyond `dim` pass as
+    they are (the budget left, in Sauté).
     """
 
     def __init__(self, dim: int, clip: float = 5.0):
         self.mean, self.sum_of_squares, self.count = np.zeros(dim), np.zeros(dim), 0.0
         self.clip = clip
-        self._scale = np.ones(dim)
+        self.scale = np.ones(dim)
 
     def update(self, batch: np.ndarray) -> None:
         """Takes in observations (n, obs)."""
@@ -163,12 +164,12 @@ class RunningNormalizer:
 
     def _rescale(self) -> None:
         std = np.sqrt(self.sum_of_squares / max(self.count - 1, 1))
-        self._scale = 1 / np.maximum(std, 1e-2)
+        self.scale = 1 / np.maximum(std, 1e-2)
 
     def __call__(self, observation: np.ndarray) -> Tensor:
         """Normalised float32 tensor of the same shape."""
         dim = len(self.mean)
-        z = (observation[..., :dim] - self.mean) * self._scale
+        z = (observation[..., :dim] - self.mean) * self.scale
         z = np.clip(z, -self.clip, self.clip)
         if observation.shape[-1] > dim:
             z = np.concatenate([z, observation[..., dim:]], axis=-1)
@@ -181,3 +182,26 @@ class RunningNormalizer:
         self.mean, self.sum_of_squares = state["mean"].copy(), state["sum_of_squares"].copy()
         self.count = float(state["count"])
         self._rescale()
+
+
+class Policy:
+    """A trained policy with its observation normaliser: `policy(observation)` gives actions."""
+
+    def __init__(self, actor: GaussianActor, normalizer: RunningNormalizer):
+        self.actor, self.normalizer = actor, normalizer
+
+    def __call__(self, observation: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Actions (n, act) at raw observations (n, obs): the mean, or a sample where a generator is given.
+
+        Observations are those of `config.make_env`; for most baselines `shapo.make_env` gives the same. Raises
+        ValueError for others.
+        """
+        columns = self.actor.mlp.sizes[0]
+        if observation.shape[-1] != columns:
+            raise ValueError(
+                f"observation must have {columns} columns, as config.make_env() gives them; got {observation.shape[-1]}"
+            )
+        normalised: Tensor = self.normalizer(observation)
+        if rng is not None:
+            return self.actor.sample(normalised, rng)
+        return self.actor.mean(normalised).numpy().astype(np.float64)

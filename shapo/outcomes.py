@@ -6,14 +6,14 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
-from shapo.config import Config
+from shapo.config import RunConfig
 from shapo.run import Run
 from shapo.training import NOT_THE_RUNS_FAULT, failure, train
 
 PATIENCE = 60.0  # seconds: a shared file system may show what another node wrote that much later
 
 
-def attempt(config: Config, path: Path, token: str) -> None:
+def attempt(config: RunConfig, path: Path, token: str) -> None:
     """In a worker: trains the run of that path. Errors that its folder records stay there: not each of them can travel.
 
     token: makes every attempt a call of its own; Dask would not repeat an equal one.

@@ -12,46 +12,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from shapo.config import METHOD_VERSION, Config, describe
-from shapo.networks import MLP, GaussianActor, RunningNormalizer
+from shapo.config import METHOD_VERSION, RunConfig, describe
+from shapo.networks import Policy
 from shapo.shipped import CorruptPackError, Pack, pack_of
 from shapo.store import (
     CorruptCheckpointError,
     load_checkpoint,
     runs_folder,
     save_checkpoint,
-    unprefixed,
+    unpack_tables,
     write_atomically,
 )
 
-TABLES = ("progress", "episodes", "timing")
-# What a table has before its first row.
-COLUMNS = {"episodes": dict.fromkeys(("steps", "env", "return", "cost", "length", "failed"), ())}
-
-
-class Policy:
-    """A trained policy with its observation normaliser: `policy(observation)` gives actions."""
-
-    def __init__(self, actor: GaussianActor, normalizer: RunningNormalizer):
-        self.actor, self.normalizer = actor, normalizer
-
-    def __call__(self, observation: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Actions (n, act) at raw observations (n, obs): the mean, or a sample where a generator is given.
-
-        Observations are those of `config.make_env`; for most baselines `shapo.make_env` gives the same. Raises
-        ValueError for others.
-        """
-        columns = self.actor.mlp.sizes[0]
-        if observation.shape[-1] != columns:
-            raise ValueError(
-                f"observation must have {columns} columns, as config.make_env() gives them; got {observation.shape[-1]}"
-            )
-        normalised: Tensor = self.normalizer(observation)
-        if rng is not None:
-            return self.actor.sample(normalised, rng)
-        return self.actor.mean(normalised).numpy().astype(np.float64)
+QUANTILES = [0.5, 0.8, 0.95]  # of `Run.cost_quantiles`; the paper's tails are the last two
 
 
 def record_episode(policy: Policy, env, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
@@ -77,7 +51,7 @@ class Run:
     go as far as the store does.
     """
 
-    def __init__(self, config: Config, runs: str | Path | None = None):
+    def __init__(self, config: RunConfig, runs: str | Path | None = None):
         self.config = config
         self.folder = Path(runs if runs is not None else runs_folder()).absolute()
         name = f"{type(config.algorithm).__name__}-seed{config.seed}-{config.run_id}"
@@ -152,6 +126,15 @@ class Run:
         return self._table("episodes")
 
     @property
+    def cost_quantiles(self) -> pd.DataFrame:
+        """A row per epoch, indexed by steps so far: QUANTILES of the costs of all episodes until then, each once."""
+        episodes = self.episodes
+        until = {steps: episodes.cost[episodes.steps <= steps] for steps in self.progress.steps}
+        return pd.DataFrame(
+            {steps: costs.quantile(QUANTILES) for steps, costs in until.items()}
+        ).T.rename_axis("steps")
+
+    @property
     def timing(self) -> pd.DataFrame:
         """Seconds of each epoch: rollout, actor, critics, total. Not part of what is reproduced.
 
@@ -167,24 +150,13 @@ class Run:
         return self.load()[1]["provenance"]
 
     @property
-    def actor(self) -> Policy:
+    def actor(self) -> Policy:  # of a RobotConfig: a RobotPolicy
         """The trained policy, ready to roll out. Raises FileNotFoundError where there is none, or none is shipped."""
         if self.pack:
             raise FileNotFoundError(
                 f"{self.path.name} is shipped as numbers, without its networks; shapo.train(run.config) trains it here"
             )
-        arrays, _ = self.load()
-        normalizer = RunningNormalizer(len(arrays["normalizer/mean"]))
-        normalizer.load_state_dict(unprefixed("normalizer", arrays))
-        obs_dim = len(normalizer.mean) + self.config.algorithm.extra_observations
-        actor = GaussianActor(obs_dim, self._action_dim(arrays, obs_dim), self.config.hidden_sizes)
-        actor.load_state_dict(unprefixed("actor", arrays))
-        return Policy(actor, normalizer)
-
-    def _action_dim(self, arrays: dict[str, np.ndarray], obs_dim: int) -> int:
-        hidden = MLP((obs_dim, *self.config.hidden_sizes)).num_parameters
-        each = self.config.hidden_sizes[-1] + 2  # an action's weights, bias and log σ
-        return (len(arrays["actor/theta"]) - hidden) // each
+        return self.config.policy(self.load()[0])
 
     def load(self) -> tuple[dict[str, np.ndarray], dict]:
         """(arrays, meta) of the checkpoint, not to be changed. Raises CorruptCheckpointError, FileNotFoundError."""
@@ -205,7 +177,7 @@ class Run:
         meta = meta | {"config": describe(self.config), "method": METHOD_VERSION, "provenance": self._history}
         if meta["epoch"] == self.config.epochs:
             for name in ("progress", "episodes"):
-                table = self.unpack_tables(arrays)[name]
+                table = self._tables(arrays)[name]
                 write_atomically(self.path / f"{name}.csv", table.to_csv(index=False).encode())
         save_checkpoint(self.checkpoint, arrays, meta)
 
@@ -218,25 +190,13 @@ class Run:
     def _table(self, name: str) -> pd.DataFrame:
         if pack := self.pack:
             return pack.table(name, self.config.run_id)
-        return self.unpack_tables(self.load()[0])[name] if self.exists else pd.DataFrame()
+        return self._tables(self.load()[0])[name] if self.exists else pd.DataFrame()
 
-    @staticmethod
-    def pack_tables(tables: dict[str, list[dict]]) -> dict[str, np.ndarray]:
-        """Tables as arrays for a checkpoint, one per column."""
-        frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
-        return {
-            f"{name}:{column}": frame[column].to_numpy() for name, frame in frames.items() for column in frame
-        }
-
-    @staticmethod
-    def unpack_tables(arrays: dict[str, np.ndarray]) -> dict[str, pd.DataFrame]:
-        """The tables that `pack_tables` packed."""
-        columns = {name: {} for name in TABLES}
-        for key, values in arrays.items():
-            table, colon, column = key.partition(":")
-            if colon:
-                columns[table][column] = values
-        return {name: pd.DataFrame(table or COLUMNS.get(name)) for name, table in columns.items()}
+    def _tables(self, arrays: dict[str, np.ndarray]) -> dict[str, pd.DataFrame]:
+        tables = unpack_tables(arrays)
+        if not len(tables["episodes"].columns):
+            tables["episodes"] = pd.DataFrame(columns=list(self.config.episode_columns), dtype=object)
+        return tables
 
 
 def _version(path: Path) -> tuple[int, ...]:
@@ -253,7 +213,7 @@ def _load(path: Path, *_version: int) -> tuple[dict[str, np.ndarray], dict]:
 @functools.cache
 def provenance() -> dict:
     """Package versions, commit and machine of this process."""
-    names = ("torch", "numpy", "mujoco", "gymnasium", "safety-gymnasium")
+    names = ("torch", "numpy", "mujoco", "gymnasium", "safety-gymnasium", "newton", "warp-lang")
     return {
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in names},

@@ -8,15 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from shapo.config import Config
+from shapo.config import RunConfig
 
 ALWAYS = ("task", "algorithm", "seed")
 
 
-def settings(configs: Sequence[Config]) -> pd.DataFrame:
+def settings(configs: Sequence[RunConfig]) -> pd.DataFrame:
     """A row per config: task, algorithm, whichever other fields differ among them, seed."""
+    names = dict.fromkeys(f.name for config in configs for f in fields(config))
     table = pd.DataFrame(
-        {f.name: [spelled(getattr(config, f.name)) for config in configs] for f in fields(Config)}
+        {name: [spelled(getattr(config, name, None)) for config in configs] for name in names}
     )
     differing = [name for name in table if name not in ALWAYS and table[name].nunique() > 1]
     return table[["task", "algorithm", *differing, "seed"]]

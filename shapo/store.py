@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 MAGIC = b"shapo-checkpoint-1"
+TABLES = ("progress", "episodes", "timing")
 
 
 class CorruptCheckpointError(RuntimeError):
@@ -117,3 +119,21 @@ def unprefixed(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarr
     """The arrays saved under `prefix/`, by their own names."""
     start = f"{prefix}/"
     return {name[len(start) :]: value for name, value in arrays.items() if name.startswith(start)}
+
+
+def pack_tables(tables: dict[str, list[dict]]) -> dict[str, np.ndarray]:
+    """Tables as arrays for a checkpoint, one per column."""
+    frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
+    return {
+        f"{name}:{column}": frame[column].to_numpy() for name, frame in frames.items() for column in frame
+    }
+
+
+def unpack_tables(arrays: dict[str, np.ndarray]) -> dict[str, pd.DataFrame]:
+    """The tables that `pack_tables` packed; of one without rows, not even the columns."""
+    columns = {name: {} for name in TABLES}
+    for key, values in arrays.items():
+        table, colon, column = key.partition(":")
+        if colon:
+            columns[table][column] = values
+    return {name: pd.DataFrame(table) for name, table in columns.items()}

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from shapo.config import Config
+from shapo.config import RunConfig
 from shapo.durations import seconds_per_step, spoken
 from shapo.outcomes import attempt, available, problem, unrecorded
 from shapo.run import Run
@@ -54,7 +54,7 @@ class Study:
     configs: what to run; equal configs are one run. runs: folder of the run store.
     """
 
-    def __init__(self, name: str, configs: Sequence[Config], runs: str | Path | None = None):
+    def __init__(self, name: str, configs: Sequence[RunConfig], runs: str | Path | None = None):
         if not configs:
             raise ValueError("configs must hold at least one Config; got none")
         self.name = name
@@ -116,9 +116,9 @@ class Study:
                 latest = pd.DataFrame([row for _, row in rows.values() if row])
                 if changed and len(latest):
                     bar.update(done + int(latest.epoch.sum()) - bar.n)
+                    shown = {label: column for run in missing for label, column in run.config.shown.items()}
                     bar.set_postfix_str(
-                        f"return {_range(latest.episode_return)}, cost {_range(latest.episode_cost)}, "
-                        f"λ {_range(latest.lagrangian_multiplier)}"
+                        ", ".join(f"{label} {_range(latest[column])}" for label, column in shown.items())
                     )
 
     @property

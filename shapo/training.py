@@ -19,16 +19,18 @@ from tqdm import tqdm
 
 from shapo.advantages import Batch, Rollout, collect, make_batch
 from shapo.checks import NonFiniteError
-from shapo.config import Config, describe
+from shapo.config import Config, RunConfig, describe
 from shapo.critics import Critics
 from shapo.networks import GaussianActor, RunningNormalizer
 from shapo.run import Run, provenance
 from shapo.store import (
     CorruptCheckpointError,
+    pack_tables,
     prefixed,
     remove_leftovers,
     restore_rng,
     rng_state,
+    unpack_tables,
     unprefixed,
     write_atomically,
     writing,
@@ -42,7 +44,7 @@ NOT_THE_RUNS_FAULT = (
 )  # mended outside the run, so never recorded
 
 
-def train(config: Config, *, runs: str | Path | None = None, progress: bool = True) -> Run:
+def train(config: RunConfig, *, runs: str | Path | None = None, progress: bool = True) -> Run:
     """Trains what `config` describes and returns its `Run`.
 
     A finished run returns at once; an interrupted one goes on from its last checkpoint and ends with the same bytes of
@@ -127,8 +129,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def seeded_torch(*entropy: int) -> Iterator[None]:
+    """PyTorch's own generator, for perturbations that draw from it, begins inside as the numbers given say."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        yield
+
+
 def _train(run: Run, progress: bool) -> None:
-    config, trainer = run.config, Trainer(run.config)
+    config, trainer = run.config, run.config.trainer()
     if run.exists:
         trainer.restore(*run.load())
     else:
@@ -152,14 +162,9 @@ def _train(run: Run, progress: bool) -> None:
                 ) from error
             run.save(*trainer.state())
             (run.path / "error.json").unlink(missing_ok=True)  # it got past where it failed
-            bar.set_postfix(
-                {
-                    "return": f"{row['episode_return']:.1f}", "cost": f"{row['episode_cost']:.1f}",
-                    "λ": f"{row['lagrangian_multiplier']:.3f}", "KL": f"{row['kl']:.4f}",
-                    "steps/s": f"{config.steps_per_epoch / trainer.timing[-1]['total']:.0f}",
-                },
-                refresh=False,
-            )  # fmt: skip
+            shown = {label: f"{row[column]:.3g}" for label, column in config.shown.items()}
+            shown["steps/s"] = f"{config.steps_per_epoch / trainer.timing[-1]['total']:.0f}"
+            bar.set_postfix(shown, refresh=False)
             bar.update()
 
 
@@ -220,8 +225,7 @@ class Trainer:
         batch, finished, mean_cost = self.next_batch()
         clock.append(time.perf_counter())
         samples = (self.epoch + 1) * config.steps_per_epoch
-        with torch.random.fork_rng(devices=[]):  # for perturbations that draw random numbers from PyTorch
-            torch.manual_seed(int(np.random.SeedSequence([config.seed, self.epoch]).generate_state(1)[0]))
+        with seeded_torch(config.seed, self.epoch):
             actor_log = self.algorithm.update_actor(
                 self.actor, batch, config.actor, samples, self.algorithm_state
             )
@@ -288,7 +292,7 @@ class Trainer:
             "epoch": self.epoch, "totals": self.totals, "algorithm": self.algorithm_state,
             "action_rng": rng_state(self.action_rng), "minibatch_rng": rng_state(self.minibatch_rng),
         }  # fmt: skip
-        return arrays | Run.pack_tables(tables), meta
+        return arrays | pack_tables(tables), meta
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
         """Back to a state that `state` returned."""
@@ -303,5 +307,5 @@ class Trainer:
             restore_rng(meta["action_rng"]),
             restore_rng(meta["minibatch_rng"]),
         )
-        for name, table in Run.unpack_tables(arrays).items():
+        for name, table in unpack_tables(arrays).items():
             setattr(self, name, table.to_dict("records"))
