@@ -9,9 +9,11 @@ The method is `shapo.sharpness`; read that file first.
 from shapo.envs import make_env  # isort: skip  # first: it imports gymnasium quietly
 from shapo.algorithms import CPO, CRPO, PIDLag, SauteRL, TRPOLag
 from shapo.config import Config
+from shapo.differentiable import SHAC, RobotConfig
 from shapo.profiles import PROFILES
 from shapo.run import Run
 from shapo.sharpness import (
+    AdaptiveSAM,
     EuclideanSAM,
     FisherSAM,
     FixedAlpha,
@@ -29,6 +31,8 @@ __all__ = [
     "CPO",
     "CRPO",
     "PROFILES",
+    "SHAC",
+    "AdaptiveSAM",
     "Config",
     "EuclideanSAM",
     "FisherSAM",
@@ -36,6 +40,7 @@ __all__ = [
     "FixedDelta",
     "PIDLag",
     "Perturbation",
+    "RobotConfig",
     "Run",
     "SauteRL",
     "Study",

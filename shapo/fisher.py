@@ -92,7 +92,7 @@ class GaussianFisher(Fisher):
             [        0             2 I ]        the block of log σ,
 
     so F v is one tangent and one cotangent of the network of μ: no graph, no second differentiation of the KL.
-    observation: normalised states (N, obs).
+    observation: normalised states (N, obs). theta: (P,) θ₀.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class GaussianFisher(Fisher):
         iterations: int = 15,
         **kwargs,
     ):
-        mlp, self._chunks = actor.mlp, []
+        self.theta, mlp, self._chunks = actor.theta, actor.mlp, []
         count, split = len(observation), mlp.num_parameters
         precision = torch.exp(-2 * actor.log_std()) / count
         layers = mlp.layers(actor.theta[:split].unsqueeze(0))
@@ -122,6 +122,14 @@ class GaussianFisher(Fisher):
             return out
 
         super().__init__(product, damping=damping, iterations=iterations, **kwargs)
+
+
+class Euclidean(Fisher):
+    """The identity in place of a Fisher matrix, at parameters theta (P,): the geometry of SHAC, which knows no KL."""
+
+    def __init__(self, theta: Tensor):
+        super().__init__(lambda v: v)
+        self.theta = theta
 
 
 def kl_hessian_product(actor: GaussianActor, observation: Tensor) -> Callable[[Tensor], Tensor]:

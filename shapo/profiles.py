@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,26 @@ class Profile:
     warm_up_steps: int  # steps of the policy that notebooks 02 and 03 look at
     random_problems: int  # random instances per dimension in notebook 01
     repeats: int  # repetitions of each timing in notebook 90
+    robot_iterations: int  # of SHAC, in a run of notebooks 20 to 23
+    robot_seeds: int  # runs per setting there
+    robot_envs: int  # robots simulated together
+    robot_horizon: int  # steps between updates
 
 
+_LAPTOP = Profile(
+    total_steps=2_000_000, seeds=5, steps_per_epoch=20_000, num_envs=20, pilot_steps=1_000_000,
+    quickstart_steps=600_000, warm_up_steps=200_000, random_problems=1_000, repeats=5,
+    robot_iterations=500, robot_seeds=3, robot_envs=64, robot_horizon=32,
+)  # fmt: skip
 PROFILES = {
-    "smoke": Profile(4_000, 2, 2_000, 2, 4_000, 80_000, 40_000, 100, 1),
-    "laptop": Profile(2_000_000, 5, 20_000, 20, 1_000_000, 600_000, 200_000, 1_000, 5),
-    "paper": Profile(10_000_000, 5, 20_000, 20, 1_000_000, 600_000, 200_000, 1_000, 5),
-}
+    "smoke": Profile(
+        total_steps=4_000, seeds=2, steps_per_epoch=2_000, num_envs=2, pilot_steps=4_000,
+        quickstart_steps=80_000, warm_up_steps=40_000, random_problems=100, repeats=1,
+        robot_iterations=3, robot_seeds=2, robot_envs=4, robot_horizon=8,
+    ),
+    "laptop": _LAPTOP,
+    "paper": replace(_LAPTOP, total_steps=10_000_000, robot_iterations=2_000),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,8 @@ class Perturbation(Protocol):
         """ε, (P,), that worsens the objective.
 
         gradient: (P,) ∇L(θ₀) of the objective being maximised. fisher: F at θ₀; `fisher(v)` = F v,
-        `fisher.solve(b)` = F⁻¹b and its image. samples: n_t, environment steps seen so far; in training a
-        `sample_size.Samples`, which also knows how many independent ones they are worth.
+        `fisher.solve(b)` = F⁻¹b and its image, `fisher.theta` = θ₀. samples: n_t, environment steps seen so far; in
+        training a `sample_size.Samples`, which also knows how many independent ones they are worth.
         """
         ...
 
@@ -188,3 +188,21 @@ class EuclideanSAM:
 
     def __call__(self, gradient: Tensor, fisher: Fisher | None = None, samples: int | None = None) -> Tensor:
         return gradient * (-self.rho / (torch.linalg.vector_norm(gradient, dim=-1, keepdim=True) + 1e-12))
+
+
+@dataclass(frozen=True)
+class AdaptiveSAM:
+    """ASAM's perturbation (Kwon et al. 2021), ε = −ρ T²g / ‖T g‖ with T = diag(|θ₀|): the worst of ‖T⁻¹ε‖ ≤ ρ.
+
+    The ball is in units of the parameters, so their scales do not matter. What SHAC-ASAM steps with (its Equations 4
+    to 8, for the objective −L).
+    """
+
+    rho: float  # radius, relative to the parameters
+
+    def __post_init__(self):
+        check(self, rho=AT_LEAST_0)
+
+    def __call__(self, gradient: Tensor, fisher: Fisher, samples: int) -> Tensor:
+        scaled = fisher.theta.abs() * gradient  # T g
+        return fisher.theta.abs() * scaled * (-self.rho / (torch.linalg.vector_norm(scaled) + 1e-12))

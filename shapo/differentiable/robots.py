@@ -1,0 +1,111 @@
+"""The two robots of SHAC-ASAM as plain numbers: body, contacts, actuators, and the task of running along +x.
+
+After DiffRL (Xu et al. 2022). States are Newton's generalized coordinates, z up:
+
+    q  (N, 7 + n): position, quaternion x y z w, joint angles     qd (N, 6 + n): velocity of the torso's centre of
+                                                                  mass and angular velocity (world), joint velocities
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CONTROL_DT = 1 / 60  # seconds between actions
+JOINT_VELOCITY_SCALE = 0.1  # of joint velocities in an observation
+
+
+@dataclass(frozen=True)
+class Robot:
+    """A robot, and what it is asked to do. Angles in radians, torques in N·m, SI units throughout."""
+
+    asset: str  # MJCF file among Newton's own
+    joints: tuple[str, ...]  # hinges, in the order of the degrees of freedom and of the action
+    torque: tuple[float, ...]  # that action 1 puts on each joint
+    start_height: float
+    start_joints: tuple[float, ...]
+    substeps: int  # solver steps in CONTROL_DT
+    stiffness: float  # k_e of contacts, N/m
+    damping: float  # k_d, N·s/m
+    friction_gain: float  # k_f: tangential force over slip speed, up to friction · normal force
+    friction: float  # μ
+    fall_height: float  # of the torso, below which the episode ends
+    height_tolerance: float | None = None  # None: the height above fall_height is rewarded as it is
+    action_penalty: float = 0.0  # on the squared action
+    density: float = 1000.0
+    limit_stiffness: float = 1e3  # of joint limits, N·m/rad
+    limit_damping: float = 10.0
+    armature: float | None = None  # None: as in the MJCF
+    joint_damping: float | None = None
+
+    @property
+    def actions(self) -> int:
+        """n, the number of actuated joints."""
+        return len(self.joints)
+
+    @property
+    def observations(self) -> int:
+        """Columns of an observation."""
+        return 13 + 3 * self.actions
+
+    def observe(self, q: Tensor, qd: Tensor, action: Tensor) -> Tensor:
+        """(N, 13 + 3n): height, quaternion, linear and angular velocity of the torso; joint angles, 0.1 × joint
+        velocities; up·z and heading·x of the torso; last action.
+        """
+        x, y, z = q[:, 3], q[:, 4], q[:, 5]
+        upright = 1 - 2 * (x * x + y * y)  # the torso's z-axis along the world's
+        heading = 1 - 2 * (y * y + z * z)  # its x-axis along the target, which lies far away on +x
+        joint_velocity = JOINT_VELOCITY_SCALE * qd[:, 6:]
+        posture = torch.stack([upright, heading], 1)
+        return torch.cat([q[:, 2:7], qd[:, :6], q[:, 7:], joint_velocity, posture, action], 1)
+
+    def reward(self, observation: Tensor, action: Tensor) -> Tensor:
+        """(N,) forward velocity + 0.1 · up + heading + r(height) − penalty · ‖action‖²."""
+        height, forward = observation[:, 0], observation[:, 5]
+        upright, heading = observation[:, 11 + 2 * self.actions], observation[:, 12 + 2 * self.actions]
+        return (
+            forward + 0.1 * upright + heading + self._height_reward(height)
+            - self.action_penalty * action.square().sum(1)
+        )  # fmt: skip
+
+    def _height_reward(self, height: Tensor) -> Tensor:
+        if self.height_tolerance is None:
+            return height - self.fall_height
+        above = (height - self.fall_height - self.height_tolerance).clamp(-1.0, self.height_tolerance)
+        return torch.where(above < 0, -200 * above.square(), 10 * above)
+
+    def fallen(self, observation: Tensor) -> Tensor:
+        """(N,) whether the torso is below fall_height."""
+        return observation[:, 0] < self.fall_height
+
+
+ANT_JOINTS = tuple(f"{part}_{leg}" for leg in (1, 2, 3, 4) for part in ("hip", "ankle"))
+
+# DiffRL scales its strengths by 0.35; the joints are in the order of its file, which is Newton's.
+HUMANOID_TORQUE = {
+    "abdomen_z": 70, "abdomen_y": 70, "abdomen_x": 70,
+    "right_hip_x": 70, "right_hip_z": 70, "right_hip_y": 210, "right_knee": 140,
+    "right_ankle_y": 35, "right_ankle_x": 35,
+    "left_hip_x": 70, "left_hip_z": 70, "left_hip_y": 210, "left_knee": 140,
+    "left_ankle_y": 35, "left_ankle_x": 35,
+    "right_shoulder1": 35, "right_shoulder2": 35, "right_elbow": 70,
+    "left_shoulder1": 35, "left_shoulder2": 35, "left_elbow": 70,
+}  # fmt: skip
+
+# Newton's k_d is not multiplied by the depth of a contact, DiffRL's is: k_d is a tenth of the published number.
+ROBOTS = {
+    "DiffAnt": Robot(
+        asset="nv_ant.xml", joints=ANT_JOINTS, torque=(200.0,) * 8,
+        start_height=0.75, start_joints=(0, 1, 0, -1, 0, -1, 0, 1), substeps=16,
+        stiffness=4e4, damping=1e3, friction_gain=3e3, friction=0.75,
+        fall_height=0.27, armature=0.05, joint_damping=1.0,
+    ),
+    "DiffHumanoid": Robot(
+        asset="nv_humanoid.xml", joints=tuple(HUMANOID_TORQUE), torque=tuple(map(float, HUMANOID_TORQUE.values())),
+        start_height=1.35, start_joints=(0.0,) * 21, substeps=48,
+        stiffness=2e4, damping=5e2, friction_gain=1e3, friction=0.75,
+        fall_height=0.74, height_tolerance=0.1, action_penalty=0.002,
+    ),
+}  # fmt: skip

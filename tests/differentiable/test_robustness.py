@@ -1,0 +1,99 @@
+"""The robustness protocols: what noise does, what a condition changes, what is counted."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from shapo.differentiable import SHAC, RobotConfig, robustness
+from shapo.differentiable.env import DifferentiableEnv
+from shapo.differentiable.policy import RobotPolicy
+from shapo.differentiable.robustness import mean_returns, rollouts, sweep
+
+CONFIG = RobotConfig(
+    "DiffAnt", SHAC(horizon=2, actor_hidden_sizes=(8,), critic_hidden_sizes=(8,)), num_envs=2
+)
+
+
+@pytest.fixture(scope="module")
+def policy() -> RobotPolicy:
+    return CONFIG.policy(CONFIG.trainer().state()[0])
+
+
+@pytest.fixture(autouse=True)
+def short_episodes(monkeypatch):
+    env = DifferentiableEnv("DiffAnt", 3, episode_length=12, gradients=False)
+    monkeypatch.setattr(robustness, "_env", lambda task, count: env)
+    return env
+
+
+def test_a_rollout_is_one_episode_from_start_to_end(policy, short_episodes):
+    table = rollouts(policy, "DiffAnt", 3)
+    assert (table.length == 12).all() and not table.failed.any() and not table.diverged.any()
+    env = DifferentiableEnv("DiffAnt", 3, gradients=False)
+    env.rng = np.random.default_rng([0, 0])
+    observation, total = env.reset(), torch.zeros(3, dtype=torch.float64)
+    for _ in range(12):
+        observation, reward, *_ = env.step(policy(observation).detach())
+        total += reward
+    np.testing.assert_array_equal(table["return"], total)
+
+
+def test_the_noise_is_equation_12(policy, short_episodes, monkeypatch):
+    given, step = [], short_episodes.step
+    monkeypatch.setattr(short_episodes, "step", lambda action: given.append(action) or step(action))
+    for noise in (0.0, 0.25, 1.0):
+        rollouts(policy, "DiffAnt", 3, {"noise": noise})
+    plain, mixed, pure = given[0], given[12], given[24]
+    torch.testing.assert_close(mixed, 0.75 * plain + 0.25 * pure)
+    assert pure.abs().max() <= 1 and not torch.allclose(pure, plain)
+    assert np.abs(torch.cat(given[24:]).mean()) < 0.1 and torch.cat(given[24:]).std() == pytest.approx(
+        3**-0.5, abs=0.05
+    )
+
+
+def test_a_condition_holds_for_its_own_rollouts_only(policy):
+    first = rollouts(policy, "DiffAnt", 3)
+    slippery = rollouts(policy, "DiffAnt", 3, {"friction": 0.0, "stiffness": 1e4, "damping": 0.0})
+    pd.testing.assert_frame_equal(first, rollouts(policy, "DiffAnt", 3))
+    assert (first["return"] != slippery["return"]).all()
+
+
+def test_what_ends_early_counts_until_then(policy, short_episodes, monkeypatch):
+    step = short_episodes.step
+
+    def breaking(action):
+        if short_episodes.length[0] == 4:
+            short_episodes.q[1, 2] = 0.0
+            short_episodes.qd[2, 9] = 1e30
+        return step(action)
+
+    monkeypatch.setattr(short_episodes, "step", breaking)
+    table = rollouts(policy, "DiffAnt", 3)
+    assert table.length.tolist() == [12, 5, 5]
+    assert table.failed.tolist() == [False, True, True] and table.diverged.tolist() == [False, False, True]
+    assert (table["return"][1:] < table["return"][0]).all()
+    means = mean_returns(table.assign(algorithm="SHAC", noise=0.0), ["noise"]).iloc[0]
+    assert (means.rollouts, means.failed, means.diverged) == (3, 2, 1)
+    assert means["mean"] == pytest.approx(table["return"][:2].mean())
+
+
+def test_a_sweep_is_every_policy_under_every_condition(policy):
+    conditions = [{"noise": 0.0}, {"noise": 0.5}]
+    table = sweep({"SHAC": [policy, policy], "PPO": [policy]}, "DiffAnt", conditions, count=3, progress=False)
+    assert list(table)[:4] == ["algorithm", "policy", "noise", "rollout"] and len(table) == 3 * 2 * 3
+    groups = table.groupby(["algorithm", "policy", "noise"])["return"].apply(list)
+    assert groups["SHAC", 0, 0.5] == groups["SHAC", 1, 0.5] == groups["PPO", 0, 0.5] != groups["SHAC", 0, 0.0]
+
+
+def test_mistakes_are_told(policy):
+    for condition, message in (
+        ({"gravity": 1.0}, "may name noise, stiffness, damping, friction; got gravity"),
+        ({"noise": 1.5}, "noise must be a number from 0 to 1; got 1.5"),
+        ({"friction": -1}, "friction must be a finite number, at least 0; got -1"),
+        ({"stiffness": 0}, "stiffness must be finite and above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rollouts(policy, "DiffAnt", 3, condition)
+    with pytest.raises(ValueError, match="count must be a whole number"):
+        rollouts(policy, "DiffAnt", 0)

@@ -1,0 +1,207 @@
+"""The differentiable simulator: against finite differences, against MuJoCo's mass matrix, against common sense."""
+
+import importlib.metadata
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import mujoco
+import numpy as np
+import psutil
+import pytest
+import torch
+from newton._src.solvers.featherstone import kernels, solver_featherstone
+
+from shapo.differentiable import gradient_fix
+from shapo.differentiable.gradient_check import gradient_check, relative_error, rolled_out
+from shapo.differentiable.gradient_fix import newton
+from shapo.differentiable.robots import CONTROL_DT, ROBOTS
+from shapo.differentiable.simulator import Simulator
+
+TOLERANCE = {"DiffAnt": 2e-3, "DiffHumanoid": 3e-2}
+
+
+@pytest.fixture(scope="module", params=list(ROBOTS))
+def task(request) -> str:
+    return request.param
+
+
+@pytest.mark.parametrize("horizon", [1, 4, 8])
+def test_gradients_are_those_of_central_differences(task, horizon):
+    check = gradient_check(task, horizon)
+    assert relative_error(check) < TOLERANCE[task] and check.converged.mean() > 0.8
+
+
+def test_without_the_correction_they_would_not_be(monkeypatch):
+    """The check sees the fault that `gradient_fix` removes."""
+    monkeypatch.setattr(solver_featherstone, "eval_rigid_tau", kernels.eval_rigid_tau)
+    assert relative_error(gradient_check("DiffAnt", 8)) > 10 * TOLERANCE["DiffAnt"]
+
+
+def mujoco_reference(robot) -> mujoco.MjModel:
+    """The same file in MuJoCo, with the same densities and armatures."""
+    tree = ElementTree.parse(Path(newton.__file__).parent / "examples" / "assets" / robot.asset)
+    for geom in tree.iter("geom"):
+        geom.set("density", str(robot.density))
+    for sensor in tree.getroot().findall("sensor"):  # some name sites that the file does not have
+        tree.getroot().remove(sensor)
+    model = mujoco.MjModel.from_xml_string(ElementTree.tostring(tree.getroot(), encoding="unicode"))
+    if robot.armature is not None:
+        model.dof_armature[6:] = robot.armature
+    return model
+
+
+def test_every_actuator_accelerates_its_own_joint_as_in_mujoco(task):
+    """(H⁻¹ τ) of one motor at a time, from one explicit step in the air, joint by joint under MuJoCo's names."""
+    robot = replace(ROBOTS[task], substeps=1)
+    model, n = mujoco_reference(robot), robot.actions
+    assert [model.joint(i).name for i in range(1, model.njnt)] == list(robot.joints)
+    q = Simulator(robot, 1, gradients=False).q0.repeat(n + 1, 1)
+    q[:, 2] = 5.0
+    q[:, 7:] += torch.linspace(-0.2, 0.2, n)
+    torque = torch.cat([torch.diag(torch.tensor(robot.torque)), torch.zeros(1, n)])
+    _, qd = Simulator(robot, n + 1, gradients=False).step(q, torch.zeros(n + 1, 6 + n), torque)
+    measured = ((qd[:n] - qd[n]) / CONTROL_DT)[:, 6:].double().numpy()
+
+    data = mujoco.MjData(model)
+    data.qpos[:] = np.r_[q[0, :3], q[0, 6], q[0, 3:6], q[0, 7:]]
+    mujoco.mj_forward(model, data)
+    forces, accelerations = np.c_[np.zeros((n, 6)), torque[:n].numpy()], np.zeros((n, 6 + n))
+    mujoco.mj_solveM(model, data, accelerations, forces)
+    expected = accelerations[:, 6:]
+    assert np.diag(measured).min() > 0
+    np.testing.assert_allclose(measured, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+
+
+def test_joint_limits_are_those_of_the_file(task):
+    robot = ROBOTS[task]
+    model, reference = Simulator(robot, 1, gradients=False).model, mujoco_reference(robot)
+    limits = np.c_[model.joint_limit_lower.numpy(), model.joint_limit_upper.numpy()][6:]
+    np.testing.assert_allclose(limits, reference.jnt_range[1:], atol=1e-5)
+
+
+def test_it_falls_freely_until_it_touches(task):
+    simulator = Simulator(ROBOTS[task], 1, gradients=False)
+    q, qd = simulator.q0[None].clone(), torch.zeros(1, 6 + ROBOTS[task].actions)
+    q[:, 2] = 10.0
+    for _ in range(12):
+        q, qd = simulator.step(q, qd, torch.zeros(1, ROBOTS[task].actions))
+    # springs in the joints move limbs against each other, and the torso a little
+    assert float(qd[0, 2]) == pytest.approx(-9.81 * 12 * CONTROL_DT, abs=0.2)
+
+
+def test_the_ant_comes_to_rest_where_springs_carry_its_weight():
+    robot = ROBOTS["DiffAnt"]
+    simulator = Simulator(robot, 3, gradients=False)
+    simulator.set_contact(stiffness=np.array([1e4, 4e4, 1.6e5]))
+    q, qd = simulator.q0.repeat(3, 1), torch.zeros(3, 14)
+    for _ in range(240):
+        q, qd = simulator.step(q, qd, torch.zeros(3, 8))
+    assert qd.abs().max() < 0.02
+    assert q[0, 2] < q[1, 2] < q[2, 2] < robot.start_height  # stiffer ground, higher rest
+    ends, radii = simulator.skeleton(q)
+    depth = (radii[:, None] - ends[..., 2]).clip(0)
+    depth[(ends[:, :, 0] == ends[:, :, 1]).all(-1), 1] = 0  # a sphere touches once
+    weight = 9.81 * simulator.model.body_mass.numpy().reshape(3, -1).sum(1)
+    np.testing.assert_allclose(depth.sum((1, 2)) * [1e4, 4e4, 1.6e5], weight, rtol=1e-3)
+
+
+def test_friction_and_damping_act_in_the_right_direction():
+    robot = ROBOTS["DiffAnt"]
+    simulator = Simulator(robot, 3, gradients=False)
+    q, qd = simulator.q0.repeat(3, 1), torch.zeros(3, 14)
+    for _ in range(120):
+        q, qd = simulator.step(q, qd, torch.zeros(3, 8))
+    simulator.set_contact(friction=np.array([0.0, 0.2, 0.8]))
+    pushed = qd.clone()
+    pushed[:, 0] += 2.0
+    slid, speed = q, pushed
+    for _ in range(15):
+        slid, speed = simulator.step(slid, speed, torch.zeros(3, 8))
+    assert speed[0, 0] == pytest.approx(2.0, abs=0.1)
+    assert speed[0, 0] > speed[1, 0] + 0.2 > speed[2, 0] + 0.4
+    simulator.set_contact(damping=np.array([0.0, 3e2, 1e3]), friction=0.75)
+    dropped, qd = simulator.q0.repeat(3, 1), torch.zeros(3, 14)
+    highest = torch.full((3,), -np.inf)
+    for _ in range(60):
+        dropped, qd = simulator.step(dropped, qd, torch.zeros(3, 8))
+        highest = torch.maximum(highest, qd[:, 2])
+    assert highest[0] > highest[1] > highest[2]  # rebound
+
+
+def test_contact_parameters_are_checked_and_may_not_change_before_the_backward_pass():
+    simulator = Simulator(ROBOTS["DiffAnt"], 2)
+    for wrong in ({"stiffness": 0.0}, {"friction": -0.1}, {"damping": np.nan}, {"friction": np.ones(3)}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            simulator.set_contact(**wrong)
+    torque = torch.zeros(2, 8, requires_grad=True)
+    q, _ = simulator.step(simulator.q0.repeat(2, 1), torch.zeros(2, 14), torque)
+    simulator.set_contact(friction=0.5)
+    with pytest.raises(RuntimeError, match="contact parameters were set"):
+        q.sum().backward()
+
+
+def test_an_environment_that_breaks_down_leaves_the_others_alone():
+    simulator = Simulator(ROBOTS["DiffAnt"], 3)
+    q, qd = simulator.q0.repeat(3, 1), torch.zeros(3, 14)
+    torque = torch.full((3, 8), 10.0, requires_grad=True)
+    (whole,) = torch.autograd.grad(simulator.step(q, qd, torque)[1][1:].square().sum(), torque)
+    qd[0, 7] = 1e30
+    after = simulator.step(q, qd, torque)[1]
+    assert not torch.isfinite(after[0]).all() and torch.isfinite(after[1:]).all()
+    (gradient,) = torch.autograd.grad(
+        torch.where(torch.tensor([[0.0], [1], [1]]) > 0, after, 0.0).square().sum(), torque
+    )
+    torch.testing.assert_close(gradient, whole, rtol=0, atol=0)
+    assert simulator.dropped_gradients == 1
+
+
+def test_memory_does_not_grow_with_the_horizon():
+    simulator = Simulator(ROBOTS["DiffAnt"], 64)
+
+    def peak(horizon: int) -> int:
+        torques = torch.zeros(horizon, 64, 8, requires_grad=True)
+        q, qd = simulator.q0.repeat(64, 1), torch.zeros(64, 14)
+        rolled_out(simulator, q, qd, torques)[0].sum().backward()
+        return psutil.Process().memory_info().rss
+
+    assert peak(64) - peak(4) < 20e6  # the states themselves are 64 × 64 × 37 numbers, 0.6 MB
+
+
+IN_A_PROCESS = """
+import hashlib, torch
+from shapo.differentiable.env import DifferentiableEnv
+torch.set_num_threads(1)
+env = DifferentiableEnv("DiffAnt", num_envs=4, seed=3)
+actions = torch.linspace(-1, 1, 32).view(4, 8).requires_grad_()
+total = sum(env.step(actions)[1].sum() for _ in range(10))
+total.backward()
+print(hashlib.sha256(env.q.detach().numpy().tobytes() + actions.grad.numpy().tobytes()).hexdigest())
+"""
+
+
+def test_two_processes_give_the_same_bytes():
+    command = [sys.executable, "-c", IN_A_PROCESS]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert len(first.strip()) == 64 and first == second
+
+
+def test_another_newton_is_refused_with_what_to_install(monkeypatch):
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "1.9.0" if name == "newton" else real(name)
+    )
+    with pytest.raises(
+        ImportError, match=r"pip install newton==1\.8\.0 warp-lang==1\.19\.0 .*found newton 1\.9\.0"
+    ):
+        gradient_fix.check_versions()
+
+
+def test_an_edited_newton_is_refused(monkeypatch):
+    monkeypatch.setattr(gradient_fix, "OVERWRITES", "        something[else] = f_ext\n")
+    with pytest.raises(ImportError, match="was edited"):
+        gradient_fix._corrected_tau()
