@@ -36,7 +36,7 @@ EFFECTIVE_ALPHA = (
     1e-12,
     1e-50,
 )  # confidence levels at which a measured n gives radii that move something, Figure 8
-PILOT_DELTA_DOWN = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+PILOT_DELTA_DOWN = (1e-4, 1e-3, 1e-2)
 PILOT_RHO = (0.01, 0.05, 0.2)  # of the critics
 PILOT_SEEDS = (100, 101)
 EPISODE = 1000  # steps of an episode that nothing ends early
