@@ -49,6 +49,8 @@ def measured():
             benchmarks.study(1, epochs=1, steps_per_epoch=200),
             benchmarks.epochs(2, steps_per_epoch=200),
             benchmarks.pieces(1, samples=256),
+            benchmarks.gradients(1, "DiffAnt", envs=2, horizon=2),
+            benchmarks.robots(1, "DiffAnt", envs=2, horizon=2, iterations=1),
         ]
         _, settings = benchmarks.best_omnisafe_setting(200)
     return pd.concat([*parts, settings], ignore_index=True)
@@ -158,6 +160,13 @@ def test_a_limit_is_on_our_own_value_and_drawn_relative_to_theirs(ours, reached)
     table = rows("environments", "reset", {"shapo": [ours], "safety_gymnasium": [400.0]})
     row = compared("PointGoal1, reset", table)
     assert row["reached"] is reached and row["target"] == 200
+
+
+@pytest.mark.parametrize(("ours", "reached"), [(1_500.0, True), (1_300.0, False)])
+def test_a_limit_where_more_is_better_is_reached_from_above(ours, reached):
+    table = rows("gradients", "steps", {"forward and backward": [ours], "forward": [7_000.0]}, "DiffAnt")
+    row = compared("DiffAnt, gradients: without", table)
+    assert row["reached"] is reached and row["target"] == 0.2
 
 
 @pytest.mark.parametrize(("epoch", "reached"), [(1.05, True), (1.2, False)])

@@ -18,6 +18,7 @@ say. A *benchmark* measures its sides in turn, repeat by repeat, and returns a t
 """
 
 from shapo.benchmarks.comparing import COMPARISONS, EPOCH_TARGETS, compare, epoch_parts, read, store, summary
+from shapo.benchmarks.differentiating import gradients, robots
 from shapo.benchmarks.learning import VARIANTS, best_omnisafe_setting, epochs, study, training
 from shapo.benchmarks.measuring import COLUMNS, INSTALL_PEERS, ProbeError, alternate, run_apart
 from shapo.benchmarks.stepping import environments, locomotion, memory, physics
@@ -36,11 +37,13 @@ __all__ = [
     "environments",
     "epoch_parts",
     "epochs",
+    "gradients",
     "locomotion",
     "memory",
     "physics",
     "pieces",
     "read",
+    "robots",
     "run_apart",
     "store",
     "study",
