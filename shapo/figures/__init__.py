@@ -16,6 +16,7 @@ from shapo.figures.pessimism import (
     theorem1,
 )
 from shapo.figures.results import frontier, pareto
+from shapo.figures.robots import gradient_check, robot_animation, robot_frames
 from shapo.figures.speed import benchmarks
 from shapo.figures.style import ROOT, STYLE, png, save, use_style
 from shapo.figures.update import conjugate_gradient_residuals, critic_sharpness, line_search, pessimistic_step
@@ -39,6 +40,7 @@ __all__ = [
     "exceedance",
     "frontier",
     "geometry",
+    "gradient_check",
     "kl_of_perturbations",
     "learning_curves",
     "line_search",
@@ -49,6 +51,8 @@ __all__ = [
     "png",
     "quantile",
     "reweighting",
+    "robot_animation",
+    "robot_frames",
     "save",
     "schedules",
     "sweep",
