@@ -48,10 +48,10 @@ class Dials:
     rho_critic: float  # of the critics' Euclidean ball
 
 
-# From the pilot, notebook 91, by the rule stated there. ρ is provisional: its sweep is not finished.
+# From the pilot, notebook 91, by the rule stated there.
 DIALS = {
-    "PointGoal1-v0": Dials(1e-4, 0.05),
-    "PointButton1-v0": Dials(1e-4, 0.05),  # as PointGoal1
+    "PointGoal1-v0": Dials(1e-4, 0.01),
+    "PointButton1-v0": Dials(1e-4, 0.01),  # as PointGoal1
     "Ant-v4": Dials(1e-4, 0.01),  # as Walker2d
     "Walker2d-v4": Dials(1e-4, 0.01),
 }
