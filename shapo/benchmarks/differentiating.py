@@ -11,8 +11,6 @@ import torch
 from shapo.benchmarks.measuring import alternate, in_turn, run_apart, sides_of_one_probe
 from shapo.sharpness import AdaptiveSAM
 
-GRADIENTS = {"steps": "steps/s", "memory": "MB"}
-
 
 def simulate(task: str, envs: int, horizon: int) -> dict[str, float]:
     """Probe: environment steps per second of a window, without and with the gradient of its reward in all actions."""
@@ -34,7 +32,7 @@ def simulate(task: str, envs: int, horizon: int) -> dict[str, float]:
 
 
 def memory_of(task: str, envs: int, horizon: int) -> dict[str, float]:
-    """Probe: memory of a process that has run `simulate`, its peak."""
+    """Probe: resident memory of a process that has run `simulate`, MB."""
     simulate(task, envs, horizon)
     return {"memory": psutil.Process().memory_info().rss / 1e6}
 

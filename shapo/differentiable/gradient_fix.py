@@ -62,6 +62,4 @@ def _corrected_tau() -> wp.Kernel:
     return names["eval_rigid_tau_corrected"]
 
 
-if not getattr(solver_featherstone, "_gradient_fixed", False):
-    solver_featherstone.eval_rigid_tau = _corrected_tau()
-    solver_featherstone._gradient_fixed = True
+solver_featherstone.eval_rigid_tau = _corrected_tau()
