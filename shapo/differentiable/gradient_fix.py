@@ -42,7 +42,7 @@ wp.config.log_level = wp.LOG_ERROR  # no banner, no word about CUDA
 import newton  # noqa: E402
 from newton._src.solvers.featherstone import kernels, solver_featherstone  # noqa: E402
 
-__all__ = ["newton", "wp"]
+__all__ = ["newton", "solver_featherstone", "wp"]
 
 
 def _corrected_tau() -> wp.Kernel:

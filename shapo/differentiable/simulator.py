@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import shapo.differentiable.mass_matrix  # noqa: F401  which takes its place in the solver
 from shapo.differentiable.gradient_fix import newton, wp
 from shapo.differentiable.robots import CONTROL_DT, Robot
 
@@ -189,7 +190,8 @@ def _model(robot: Robot, num_envs: int, gradients: bool) -> newton.Model:
     one = _articulation(robot)
     for _ in range(num_envs):
         builder.add_world(one)
-    model = builder.finalize(device=DEVICE, requires_grad=gradients)
+    model = builder.finalize(device=DEVICE)
+    model.requires_grad = gradients  # of states and the solver's arrays; nobody asks for the model's own
     dofs = {
         "joint_armature": robot.armature, "joint_damping": robot.joint_damping,
         "joint_limit_ke": robot.limit_stiffness, "joint_limit_kd": robot.limit_damping,

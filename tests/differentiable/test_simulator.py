@@ -16,7 +16,7 @@ from newton._src.solvers.featherstone import kernels, solver_featherstone
 
 from shapo.differentiable import gradient_fix
 from shapo.differentiable.gradient_check import gradient_check, relative_error, rolled_out
-from shapo.differentiable.gradient_fix import newton
+from shapo.differentiable.gradient_fix import newton, wp
 from shapo.differentiable.robots import CONTROL_DT, ROBOTS
 from shapo.differentiable.simulator import Simulator
 
@@ -38,6 +38,51 @@ def test_without_the_correction_they_would_not_be(monkeypatch):
     """The check sees the fault that `gradient_fix` removes."""
     monkeypatch.setattr(solver_featherstone, "eval_rigid_tau", kernels.eval_rigid_tau)
     assert relative_error(gradient_check("DiffAnt", 8)) > 10 * TOLERANCE["DiffAnt"]
+
+
+def products(kernel, A, B, transpose: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """C by `kernel`, and the gradients of Σ w C in A and B; A and B hold a matrix per robot."""
+    count, inner, columns = B.shape
+    rows = A.shape[2] if transpose else A.shape[1]
+    ints = {
+        name: wp.full(count, value, dtype=int) for name, value in (("m", rows), ("n", columns), ("p", inner))
+    }
+    starts = [wp.array(np.arange(count) * size, dtype=int) for size in (A[0].size, B[0].size, rows * columns)]
+    a, b = (wp.array(array.ravel(), dtype=float, requires_grad=True) for array in (A, B))
+    c = wp.zeros(count * rows * columns, dtype=float, requires_grad=True)
+    with wp.Tape() as tape:
+        wp.launch(kernel, count, inputs=[*ints.values(), transpose, False, *starts, a, b], outputs=[c])
+    weights = np.sin(np.arange(c.size))
+    tape.backward(grads={c: wp.array(weights, dtype=float)})
+    return c.numpy(), a.grad.numpy(), b.grad.numpy()
+
+
+def test_mass_matrix_is_newtons_without_its_zeros():
+    """P = MJ for M of blocks, then H = JᵀP: values and gradients of the dense products, where M has entries at all."""
+    rng = np.random.default_rng(0)
+    count, bodies, dofs = 3, 4, 9
+    M, blocks = (
+        np.zeros((count, 6 * bodies, 6 * bodies)),
+        np.kron(np.eye(bodies), np.ones((6, 6))).astype(bool),
+    )
+    inertia = rng.standard_normal((count, bodies, 6, 6))
+    for body in range(bodies):
+        place = slice(6 * body, 6 * body + 6)
+        M[:, place, place] = inertia[:, body] + inertia[:, body].swapaxes(1, 2)
+    J = rng.standard_normal((count, 6 * bodies, dofs))
+    dense, ours = kernels.eval_dense_gemm_batched, solver_featherstone.eval_dense_gemm_batched
+    assert ours is not dense
+    (P, adj_M, adj_J), found = (products(kernel, M, J, transpose=False) for kernel in (dense, ours))
+    np.testing.assert_allclose(found[0], P, atol=1e-5)
+    np.testing.assert_allclose(
+        found[1].reshape(M.shape)[:, blocks], adj_M.reshape(M.shape)[:, blocks], atol=1e-5
+    )
+    np.testing.assert_allclose(found[2], adj_J, atol=1e-5)
+    P = P.reshape(J.shape)
+    (H, *_), found = (products(kernel, J, P, transpose=True) for kernel in (dense, ours))
+    np.testing.assert_allclose(found[0], H, rtol=1e-4, atol=1e-4)
+    H = found[0].reshape(count, dofs, dofs)
+    np.testing.assert_array_equal(H, H.swapaxes(1, 2))
 
 
 def mujoco_reference(robot) -> mujoco.MjModel:
