@@ -46,6 +46,7 @@ def whole(least: int) -> Rule:
     return rule
 
 
+FINITE = real("a finite number", lambda value: True)
 POSITIVE = real("a finite number above 0", lambda value: value > 0)
 AT_LEAST_0 = real("a finite number, at least 0", lambda value: value >= 0)
 UNIT = real("a number from 0 to 1", lambda value: 0 <= value <= 1)

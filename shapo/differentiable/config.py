@@ -1,11 +1,11 @@
-"""RobotConfig: everything that defines a run on the differentiable robots, in one frozen dataclass of plain values."""
+"""RobotConfig: everything that defines a run on the differentiable robots, in frozen dataclasses of plain values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from shapo.checks import BELOW_1, POSITIVE, UNIT, check, whole
+from shapo.checks import BELOW_1, FINITE, POSITIVE, UNIT, check, whole
 from shapo.config import RunConfig, describe
 from shapo.differentiable.robots import ROBOTS
 from shapo.sharpness import Perturbation
@@ -13,7 +13,9 @@ from shapo.sharpness import Perturbation
 if TYPE_CHECKING:  # these import Newton, which takes seconds
     from shapo.differentiable.env import DifferentiableEnv
     from shapo.differentiable.policy import RobotPolicy
+    from shapo.differentiable.ppo import PPOTrainer
     from shapo.differentiable.shac import SHACTrainer
+    from shapo.differentiable.trainer import RobotTrainer
 
 PUBLISHED = {  # of DiffRL, where they depend on the robot
     "DiffAnt": {
@@ -27,9 +29,31 @@ PUBLISHED = {  # of DiffRL, where they depend on the robot
 }  # fmt: skip
 
 
+class _OnRobots:
+    """What the algorithms share: networks and settings of the robot's own where a field is None."""
+
+    def __post_init__(self):
+        for name in ("actor_hidden_sizes", "critic_hidden_sizes"):
+            sizes = getattr(self, name)
+            if sizes is None:
+                continue
+            if not isinstance(sizes, list | tuple) or not sizes:
+                raise ValueError(f"{name} must be a tuple of layer sizes such as (64, 64); got {sizes!r}")
+            object.__setattr__(self, name, tuple(whole(1)(name, size) for size in sizes))
+
+    def prepared(self, task: str) -> SHAC | PPO:
+        """With the published settings of the robot where there was None."""
+        published = {name: value for name, value in PUBLISHED[task].items() if hasattr(self, name)}
+        return replace(
+            self, **{name: value for name, value in published.items() if getattr(self, name) is None}
+        )
+
+
 @dataclass(frozen=True)
-class SHAC:
+class SHAC(_OnRobots):
     """Short-horizon actor-critic (Xu et al. 2022), with its published settings. None stands for the robot's own."""
+
+    minibatches_field: ClassVar[str] = "critic_minibatches"
 
     horizon: int = 32  # h, steps of a window, through which gradients pass
     actor_hidden_sizes: tuple[int, ...] | None = None  # ELU layers
@@ -45,6 +69,7 @@ class SHAC:
     max_grad_norm: float = 1.0  # gradients of actor and critic are clipped to this norm
 
     def __post_init__(self):
+        super().__post_init__()
         check(
             self, horizon=whole(1), actor_lr=POSITIVE, gamma=UNIT, td_lambda=UNIT, critic_passes=whole(1),
             critic_minibatches=whole(1), max_grad_norm=POSITIVE,
@@ -55,18 +80,44 @@ class SHAC:
         if not isinstance(betas, list | tuple) or len(betas) != 2:
             raise ValueError(f"betas must be two numbers such as (0.7, 0.95); got {betas!r}")
         object.__setattr__(self, "betas", tuple(BELOW_1("betas", beta) for beta in betas))
-        for name in ("actor_hidden_sizes", "critic_hidden_sizes"):
-            sizes = getattr(self, name)
-            if sizes is None:
-                continue
-            if not isinstance(sizes, list | tuple) or not sizes:
-                raise ValueError(f"{name} must be a tuple of layer sizes such as (64, 64); got {sizes!r}")
-            object.__setattr__(self, name, tuple(whole(1)(name, size) for size in sizes))
 
-    def prepared(self, task: str) -> SHAC:
-        """With the published settings of the robot where there was None."""
-        missing = {name: value for name, value in PUBLISHED[task].items() if getattr(self, name) is None}
-        return replace(self, **missing)
+    def trainer(self, config: RobotConfig) -> SHACTrainer:
+        from shapo.differentiable.shac import SHACTrainer
+
+        return SHACTrainer(config)
+
+
+@dataclass(frozen=True)
+class PPO(_OnRobots):
+    """Proximal policy optimisation, the zeroth-order reference: stable-baselines3's, with its default settings but for
+    the batch, which many robots fill, and networks of SHAC's sizes. None stands for the robot's own.
+    """
+
+    minibatches_field: ClassVar[str] = "minibatches"
+
+    horizon: int = 128  # steps of each robot between updates
+    actor_hidden_sizes: tuple[int, ...] | None = None  # ELU layers
+    critic_hidden_sizes: tuple[int, ...] | None = None
+    learning_rate: float = 3e-4  # Adam's
+    gamma: float = 0.99  # discount
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2  # of the ratio of probabilities, ± around 1
+    passes: int = 10  # over a batch, per iteration
+    minibatches: int = 16  # per pass
+    max_grad_norm: float = 0.5  # the gradient of actor and critic together is clipped to this norm
+    log_std_init: float = -1.0  # log σ at the start, SHAC's
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(
+            self, horizon=whole(1), learning_rate=POSITIVE, gamma=UNIT, gae_lambda=UNIT, clip_range=POSITIVE,
+            passes=whole(1), minibatches=whole(1), max_grad_norm=POSITIVE, log_std_init=FINITE,
+        )  # fmt: skip
+
+    def trainer(self, config: RobotConfig) -> PPOTrainer:
+        from shapo.differentiable.ppo import PPOTrainer
+
+        return PPOTrainer(config)
 
 
 @dataclass(frozen=True)
@@ -79,8 +130,8 @@ class RobotConfig(RunConfig):
     episode_columns: ClassVar[tuple[str, ...]] = ("steps", "env", "return", "length", "failed", "diverged")
 
     task: str = "DiffAnt"  # a name in shapo.differentiable.robots.ROBOTS
-    algorithm: SHAC = SHAC()
-    actor: Perturbation | None = None  # AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC
+    algorithm: SHAC | PPO = SHAC()
+    actor: Perturbation | None = None  # of SHAC. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC
     iterations: int = 500  # updates of the actor
     seed: int = 0  # of everything random in the run
     num_envs: int = 64  # N, robots simulated together
@@ -88,17 +139,22 @@ class RobotConfig(RunConfig):
     def __post_init__(self):
         if not isinstance(self.task, str) or self.task not in ROBOTS:
             raise ValueError(f"task must be one of {', '.join(ROBOTS)}; got {self.task!r}")
-        if not isinstance(self.algorithm, SHAC):
-            raise TypeError(f"algorithm must be an instance of SHAC; got {self.algorithm!r}")
+        if not isinstance(self.algorithm, SHAC | PPO):
+            raise TypeError(f"algorithm must be an instance of SHAC or PPO; got {self.algorithm!r}")
         if self.actor is not None and (isinstance(self.actor, type) or not callable(self.actor)):
             raise TypeError(
                 f"actor must be None or a perturbation such as AdaptiveSAM(0.75); got {self.actor!r}"
             )
-        check(self, iterations=whole(1), seed=whole(0), num_envs=whole(1))
-        if self.steps_per_epoch < self.algorithm.critic_minibatches:
+        if self.actor is not None and isinstance(self.algorithm, PPO):
             raise ValueError(
-                f"num_envs × horizon = {self.steps_per_epoch} samples cannot make {self.algorithm.critic_minibatches} "
-                "minibatches: raise num_envs or horizon, or lower critic_minibatches"
+                f"actor must be None for PPO, which is the reference without sharpness; got {self.actor!r}"
+            )
+        check(self, iterations=whole(1), seed=whole(0), num_envs=whole(1))
+        field = self.algorithm.minibatches_field
+        if self.steps_per_epoch < (minibatches := getattr(self.algorithm, field)):
+            raise ValueError(
+                f"num_envs × horizon = {self.steps_per_epoch} samples cannot make {minibatches} minibatches: raise "
+                f"num_envs or horizon, or lower {field}"
             )
         object.__setattr__(self, "algorithm", self.algorithm.prepared(self.task))
         describe(self)  # a perturbation that cannot be named cannot be stored either: say so now
@@ -119,14 +175,12 @@ class RobotConfig(RunConfig):
 
         return DifferentiableEnv(self.task, num_envs, seed, gradients=gradients)
 
-    def trainer(self) -> SHACTrainer:
+    def trainer(self) -> RobotTrainer:
         """What `shapo.train` trains this config with."""
-        from shapo.differentiable.shac import SHACTrainer
-
-        return SHACTrainer(self)
+        return self.algorithm.trainer(self)
 
     def policy(self, arrays) -> RobotPolicy:
         """The policy in a checkpoint's arrays."""
-        from shapo.differentiable.policy import RobotPolicy
+        from shapo.differentiable.policy import ppo_policy, shac_policy
 
-        return RobotPolicy(self, arrays)
+        return (ppo_policy if isinstance(self.algorithm, PPO) else shac_policy)(self, arrays)

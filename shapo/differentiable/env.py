@@ -31,6 +31,8 @@ class DifferentiableEnv:
     Raises ValueError for arguments and actions that cannot be used.
     """
 
+    render_mode = None  # `Simulator.skeleton` and `shapo.figures` draw
+
     def __init__(
         self, task: str, num_envs: int = 64, seed: int = 0, episode_length: int = 1000, gradients: bool = True
     ):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from shapo.differentiable.config import SHAC, RobotConfig
+from shapo.differentiable.config import PPO, SHAC, RobotConfig
 from shapo.profiles import PROFILES
 from shapo.sharpness import AdaptiveSAM
 from shapo.studies import Study
 
 RHO = 0.75  # the paper's
 RHOS = (0.25, RHO, 1.5)  # for its Figure 4
+PPO_STEPS = 10  # environment steps of PPO, times SHAC's: it has no gradient to learn from
 
 Experiment = dict[tuple[str, str], list[RobotConfig]]
 
@@ -25,6 +26,19 @@ def shac_asam(profile: str) -> Experiment:
     }
 
 
+def ppo(profile: str) -> Experiment:
+    """The Ant with PPO: notebook 22."""
+    budget = PROFILES[profile]
+    algorithm = PPO(horizon=4 * budget.robot_horizon)
+    iterations = PPO_STEPS * budget.robot_iterations * budget.robot_horizon // algorithm.horizon
+    return {
+        ("DiffAnt", "PPO"): [
+            RobotConfig("DiffAnt", algorithm, None, iterations, seed, budget.robot_envs)
+            for seed in range(budget.robot_seeds)
+        ]
+    }
+
+
 def humanoid(profile: str) -> Experiment:
     """The Humanoid with SHAC and with SHAC-ASAM."""
     return {
@@ -33,7 +47,7 @@ def humanoid(profile: str) -> Experiment:
     }
 
 
-EXPERIMENTS = {"shac": shac, "shac_asam": shac_asam, "humanoid": humanoid}
+EXPERIMENTS = {"shac": shac, "shac_asam": shac_asam, "ppo": ppo, "humanoid": humanoid}
 
 
 def study(name: str, profile: str) -> Study:

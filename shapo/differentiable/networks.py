@@ -1,4 +1,4 @@
-"""The networks of SHAC: ELU layers with layer normalisation, their parameters in one flat vector."""
+"""The networks of SHAC and the actor of PPO, their parameters in one flat vector."""
 
 from __future__ import annotations
 
@@ -20,12 +20,8 @@ class NormedMLP:
         self.sizes = tuple(sizes)
         self.shapes: list[tuple[int, ...]] = []
         for inputs, outputs in pairwise(self.sizes):
-            self.shapes += [
-                (outputs, inputs),
-                (outputs,),
-                (outputs,),
-                (outputs,),
-            ]  # W, b, gain and shift of the norm
+            # W, b, gain and shift of the norm
+            self.shapes += [(outputs, inputs), (outputs,), (outputs,), (outputs,)]
         del self.shapes[-2:]  # the last layer is plain
         self._split = [math.prod(shape) for shape in self.shapes]
         self.num_parameters = sum(self._split)
@@ -34,11 +30,8 @@ class NormedMLP:
         """(P,) weights and biases uniform in ±1/√fan_in, PyTorch's default; norms that change nothing."""
         parts = []
         for inputs, outputs in pairwise(self.sizes):
-            parts += [
-                rng.uniform(-1, 1, outputs * (inputs + 1)) / math.sqrt(inputs),
-                np.ones(outputs),
-                np.zeros(outputs),
-            ]
+            layer = rng.uniform(-1, 1, outputs * (inputs + 1)) / math.sqrt(inputs)
+            parts += [layer, np.ones(outputs), np.zeros(outputs)]
         return torch.as_tensor(np.concatenate(parts[:-2]), dtype=torch.float32)
 
     def __call__(self, theta: Tensor, x: Tensor) -> Tensor:
@@ -74,3 +67,25 @@ class SquashedActor:
         if noise is not None:
             before = before + self.log_std(theta).exp() * noise
         return torch.tanh(before)
+
+
+class ClippedActor:
+    """a = clip(μ_θ(s) + σ ξ, ±1), PPO's, with plain ELU layers; θ is (P,): weights and biases, then log σ."""
+
+    def __init__(self, observations: int, hidden_sizes: tuple[int, ...], actions: int):
+        sizes = (observations, *hidden_sizes, actions)
+        self.shapes = [
+            shape for inputs, outputs in pairwise(sizes) for shape in ((outputs, inputs), (outputs,))
+        ]
+        self.shapes.append((actions,))  # log σ
+
+    def __call__(self, theta: Tensor, observation: Tensor, noise: Tensor | None = None) -> Tensor:
+        """As `SquashedActor`; actions in [−1, 1]."""
+        split = theta.split([math.prod(shape) for shape in self.shapes])
+        *layers, log_std = (part.view(shape) for part, shape in zip(split, self.shapes, strict=True))
+        mean = observation
+        for index in range(0, len(layers), 2):
+            mean = functional.linear(functional.elu(mean) if index else mean, *layers[index : index + 2])
+        if noise is not None:
+            mean = mean + log_std.exp() * noise
+        return mean.clamp(-1, 1)

@@ -7,28 +7,49 @@ import torch
 from torch import Tensor
 
 from shapo.differentiable.config import RobotConfig
-from shapo.differentiable.networks import SquashedActor
+from shapo.differentiable.networks import ClippedActor, SquashedActor
 from shapo.differentiable.robots import ROBOTS
 from shapo.networks import RunningNormalizer
 from shapo.store import unprefixed
 
 
 class RobotPolicy:
-    """`policy(observation)` gives actions (N, act) in (−1, 1) at raw observations (N, obs); differentiable.
+    """`policy(observation)` gives actions (N, act) in ±1 at raw observations (N, obs); differentiable.
 
-    theta: (P,) the actor's parameters, which may be replaced.
+    theta: (P,) the actor's parameters, which may be replaced. mean, scale: (obs,) of observations, which are clipped to
+    ± clip when scaled.
     """
 
-    def __init__(self, config: RobotConfig, arrays: dict[str, np.ndarray]):
-        robot = ROBOTS[config.task]
-        self.actor = SquashedActor(robot.observations, config.algorithm.actor_hidden_sizes, robot.actions)
-        self.theta = torch.from_numpy(arrays["theta"].copy())
-        normalizer = RunningNormalizer(robot.observations)
-        normalizer.load_state_dict(unprefixed("normalizer", arrays))
-        self.mean, self.scale = (torch.from_numpy(a).float() for a in (normalizer.mean, normalizer.scale))
+    def __init__(
+        self, actor: SquashedActor | ClippedActor, theta: np.ndarray, mean: np.ndarray, scale: np.ndarray,
+        clip: float = np.inf,
+    ):  # fmt: skip
+        self.actor, self.theta, self.clip = actor, torch.from_numpy(theta.copy()), clip
+        self.mean, self.scale = (torch.from_numpy(np.asarray(array)).float() for array in (mean, scale))
 
     def __call__(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
         """noise: ξ (N, act), standard normal, to sample from the policy; the mode without."""
         if observation.shape[-1] != len(self.mean):
             raise ValueError(f"observation must have {len(self.mean)} columns; got {observation.shape[-1]}")
-        return self.actor(self.theta, (observation - self.mean) * self.scale, noise)
+        scaled = ((observation - self.mean) * self.scale).clamp(-self.clip, self.clip)
+        return self.actor(self.theta, scaled, noise)
+
+
+def shac_policy(config: RobotConfig, arrays: dict[str, np.ndarray]) -> RobotPolicy:
+    """The policy in a checkpoint of SHAC."""
+    robot = ROBOTS[config.task]
+    actor = SquashedActor(robot.observations, config.algorithm.actor_hidden_sizes, robot.actions)
+    normalizer = RunningNormalizer(robot.observations)
+    normalizer.load_state_dict(unprefixed("normalizer", arrays))
+    return RobotPolicy(actor, arrays["theta"], normalizer.mean, normalizer.scale)
+
+
+def ppo_policy(config: RobotConfig, arrays: dict[str, np.ndarray]) -> RobotPolicy:
+    """The policy in a checkpoint of PPO, as stable-baselines3 would act with it."""
+    robot, weights = ROBOTS[config.task], unprefixed("policy", arrays)
+    actor = ClippedActor(robot.observations, config.algorithm.actor_hidden_sizes, robot.actions)
+    hidden = [name for name in weights if name.startswith("mlp_extractor.policy_net.")]
+    names = [*hidden, "action_net.weight", "action_net.bias", "log_std"]
+    theta = np.concatenate([weights[name].ravel() for name in names])
+    scale = 1 / np.sqrt(arrays["normalizer/var"] + 1e-8)
+    return RobotPolicy(actor, theta, arrays["normalizer/mean"], scale, clip=10.0)

@@ -82,10 +82,10 @@ def test_the_loss_is_equation_2(trainer):
 
 
 def test_the_gradient_is_that_of_central_differences(trainer):
-    theta, place, xi = trainer.theta.detach(), trainer._place(), noise(trainer, 4)
+    theta, place, xi = trainer.theta.detach(), trainer.place(), noise(trainer, 4)
 
     def loss(theta: torch.Tensor) -> torch.Tensor:
-        trainer._put(place)
+        trainer.put(place)
         return trainer.rollout(theta, xi).loss
 
     (gradient,) = torch.autograd.grad(loss(leaf := theta.clone().requires_grad_()), leaf)
@@ -214,9 +214,9 @@ def test_a_study_takes_it(tmp_path):
 
 
 def test_steps_along_the_gradient_lower_the_loss_of_their_window(trainer):
-    place, losses = trainer._place(), []
+    place, losses = trainer.place(), []
     for _ in range(8):
-        trainer._put(place)
+        trainer.put(place)
         trainer.noise_rng = np.random.default_rng(0)
         losses.append(trainer.update_actor()[1]["loss"])
     assert np.all(np.diff(losses) < 0)
