@@ -132,6 +132,9 @@ class RobotConfig(RunConfig):
     task: str = "DiffAnt"  # a name in shapo.differentiable.robots.ROBOTS
     algorithm: SHAC | PPO = SHAC()
     actor: Perturbation | None = None  # of SHAC. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC
+    ascent_horizon: int | None = (
+        None  # steps of the window whose gradient gives ε; None: all h, as in the paper
+    )
     iterations: int = 500  # updates of the actor
     seed: int = 0  # of everything random in the run
     num_envs: int = 64  # N, robots simulated together
@@ -149,6 +152,13 @@ class RobotConfig(RunConfig):
             raise ValueError(
                 f"actor must be None for PPO, which is the reference without sharpness; got {self.actor!r}"
             )
+        if self.ascent_horizon is not None:
+            check(self, ascent_horizon=whole(1))
+            if self.actor is None or self.ascent_horizon >= self.algorithm.horizon:
+                raise ValueError(
+                    f"ascent_horizon must be None, or below the horizon of {self.algorithm.horizon} and beside a "
+                    f"perturbation of the actor; got {self.ascent_horizon} with actor={self.actor!r}"
+                )
         check(self, iterations=whole(1), seed=whole(0), num_envs=whole(1))
         field = self.algorithm.minibatches_field
         if self.steps_per_epoch < (minibatches := getattr(self.algorithm, field)):

@@ -5,6 +5,7 @@
     θ    ← Adam(∇L(θ + ε))                                         (10) a second rollout from the same start states
     V    ← argmin E ‖V(s) − Ṽ(s)‖²,  Ṽ by TD(λ)                    (3)
 
+With `ascent_horizon`, ε comes from the first steps of the window only: a cheaper SHAC-ASAM (notebook 21 compares).
 The numbers are those of the paper's equations.
 """
 
@@ -96,18 +97,19 @@ class SHACTrainer(RobotTrainer):
         return self.critic(phi, self.normalised(observation)).squeeze(-1)
 
     def update_actor(self) -> tuple[Window, dict]:
-        """One step of the actor; returns the window rolled out by the policy before it, and what to record."""
+        """One step of the actor; returns the window that training goes on from, and what to record."""
         shac, start, clock = self.algorithm, self.place(), [time.perf_counter()]
         noise = self.noise_rng.standard_normal((shac.horizon, *self.env.action.shape), np.float32)
         noise = torch.from_numpy(noise)
         windows, after, seconds = [], [], {"rollout": 0.0, "actor": 0.0}
+        theta, perturbation, short = self.theta.detach(), self.config.actor, self.config.ascent_horizon
 
         def gradient_at(theta: Tensor) -> Tensor:
             """∇ of the objective −L by one window; each starts in the same states, with the same noise."""
             self.put(start)
             theta = theta.detach().requires_grad_()
             clock.append(time.perf_counter())
-            windows.append(self.rollout(theta, noise))
+            windows.append(self.rollout(theta, noise if windows else noise[:short]))
             after.append(self.place())
             clock.append(time.perf_counter())
             (gradient,) = torch.autograd.grad(-windows[-1].loss, theta)
@@ -118,19 +120,21 @@ class SHACTrainer(RobotTrainer):
                 raise NonFiniteError("the gradient of the policy's loss became non-finite")
             return gradient
 
-        theta, perturbation = self.theta.detach(), self.config.actor
         samples = (self.epoch + 1) * self.config.steps_per_epoch
         perturb = perturbation and (lambda gradient: perturbation(gradient, Euclidean(theta), samples))
         with seeded_torch(self.config.seed, self.epoch):
             gradient = sharpness_aware_gradient(gradient_at, theta, perturb)
-        self.put(after[0])  # training goes on along the policy's own trajectory, not the perturbed one's
+        # Training goes on along the policy's own trajectory, not the perturbed one's, unless that alone is whole.
+        whole = 1 if short else 0
+        self.put(after[whole])
         self.theta.grad = -gradient
         norm = torch.nn.utils.clip_grad_norm_([self.theta], shac.max_grad_norm)
         self.optimizers["actor"].step()
-        log = {"loss": float(windows[0].loss.detach()), "gradient_norm": float(norm)}
+        loss = np.nan if short else float(windows[0].loss.detach())
+        log = {"loss": loss, "gradient_norm": float(norm)}
         if perturbation:
             log["loss_perturbed"] = float(windows[1].loss.detach())
-        return windows[0], log | {"seconds": seconds}
+        return windows[whole], log | {"seconds": seconds}
 
     def fit_critic(self, window: Window) -> float:
         """Regresses V on the TD(λ) targets of the window; returns the mean loss of the last pass."""

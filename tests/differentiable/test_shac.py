@@ -155,6 +155,30 @@ def test_both_rollouts_start_in_the_same_states_with_the_same_noise(trainer, mon
     torch.testing.assert_close(trainer.env.observation()[::2], plain.final[-1][::2], rtol=0, atol=0)
 
 
+def test_a_short_ascent_takes_epsilon_from_the_first_steps(trainer, monkeypatch):
+    """ε is that of `ascent_horizon` steps; the update and all that follows come from the whole window at θ + ε."""
+    place, theta, xi = trainer.place(), trainer.theta.detach().clone(), noise(trainer, 4)
+    leaf = theta.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(-trainer.rollout(leaf, xi[:2]).loss, leaf)
+    perturbed = theta + AdaptiveSAM(0.5)(gradient, Euclidean(theta), 1)
+    trainer.put(place)
+    expected = trainer.rollout(perturbed, xi)
+    reached = trainer.env.observation()
+
+    trainer.put(place)
+    trainer.config = replace(CONFIG, actor=AdaptiveSAM(0.5), ascent_horizon=2)
+    monkeypatch.setattr(trainer, "noise_rng", SameNoise(xi.numpy()))
+    window, log = trainer.update_actor()
+    torch.testing.assert_close(torch.stack(window.reward), torch.stack(expected.reward), rtol=0, atol=0)
+    torch.testing.assert_close(trainer.env.observation(), reached, rtol=0, atol=0)
+    assert log["loss_perturbed"] == float(expected.loss) and np.isnan(log["loss"])
+
+
+class SameNoise:
+    def __init__(self, noise: np.ndarray):
+        self.standard_normal = lambda shape, dtype: noise
+
+
 def test_a_robot_that_diverges_is_counted_and_reported_and_spoils_nothing(trainer, monkeypatch):
     step, breaks = trainer.env.simulator.step, torch.tensor([[False], [True], [False], [False]])
 
@@ -226,10 +250,13 @@ def test_steps_along_the_gradient_lower_the_loss_of_their_window(trainer):
     ("arguments", "message"),
     [
         ({"task": "Ant-v4"}, "task must be one of DiffAnt, DiffHumanoid; got 'Ant-v4'"),
-        ({"algorithm": "SHAC"}, "algorithm must be an instance of SHAC"),
+        ({"algorithm": "SHAC"}, "algorithm must be an instance of SHAC or PPO"),
         ({"num_envs": 0}, "num_envs must be a whole number, at least 1; got 0"),
         ({"iterations": 0.5}, "iterations must be a whole number"),
         ({"actor": AdaptiveSAM}, "actor must be None or a perturbation"),
+        ({"ascent_horizon": 8}, "ascent_horizon must be None, or below .* beside a perturbation"),
+        ({"ascent_horizon": 32, "actor": AdaptiveSAM(1)}, "below the horizon of 32"),
+        ({"ascent_horizon": 0, "actor": AdaptiveSAM(1)}, "ascent_horizon must be a whole number"),
         ({"num_envs": 1, "algorithm": SHAC(horizon=2)}, "2 samples cannot make 4 minibatches"),
     ],
 )
