@@ -34,6 +34,9 @@ class RunConfig:
 
     shown: ClassVar[dict[str, str]]  # label -> column of progress, on progress bars
     episode_columns: ClassVar[tuple[str, ...]]
+    shipped_networks: ClassVar[
+        tuple[str, ...]
+    ] = ()  # how the names of arrays begin that ship with packed results
 
     @property
     def run_id(self) -> str:

@@ -1,4 +1,4 @@
-"""Packing: the results of a study as three small files that ship with the repository; and the command line for it.
+"""Packing: the results of a study as a few small files that ship with the repository; and the command line for it.
 
     python -m shapo.packing pack all --profile laptop    writes figures/data/laptop/ from the run store
     python -m shapo.packing verify 3                     retrains 3 shipped runs, drawn at random, and compares
@@ -29,6 +29,7 @@ from filelock import FileLock
 
 from shapo import experiments
 from shapo.config import METHOD_VERSION, describe
+from shapo.differentiable import experiments as robots
 from shapo.profiles import PROFILES
 from shapo.run import Run
 from shapo.shipped import COLUMNS, TABLES, CorruptPackError, Pack, as_shipped, data_folder, digest, packs
@@ -87,7 +88,8 @@ def _pack_study(study: Study, folder: Path, partial: bool, replace: bool) -> lis
 def _rows(runs: Sequence[Run]) -> pa.Table:
     """runs.parquet."""
     rows = [_row(run) for run in runs]
-    return pa.table({column: [row[column] for row in rows] for column in COLUMNS})
+    # Not every trainer times the parts of an epoch.
+    return pa.table({column: [row.get(column, np.nan) for row in rows] for column in COLUMNS})
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -104,6 +106,26 @@ def _row(run: Run) -> dict[str, Any]:
         row[f"{name}_columns"] = json.dumps({column: str(kind) for column, kind in table.dtypes.items()})
         row[f"{name}_sha256"] = digest(table)
     return row
+
+
+def _networks(runs: Sequence[Run]) -> pa.Table | None:
+    """networks.parquet, if anything of these runs belongs there."""
+    rows = [
+        {
+            "run_id": run.config.run_id, "name": name, "dtype": str(array.dtype), "shape": json.dumps(array.shape),
+            "bytes": array.tobytes(),
+        }
+        for run in runs
+        for name, array in _shipped_networks(run).items()
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows) if rows else None
+
+
+def _shipped_networks(run: Run) -> dict[str, np.ndarray]:
+    prefixes = run.config.shipped_networks
+    return (
+        {name: array for name, array in run.networks.items() if name.startswith(prefixes)} if prefixes else {}
+    )
 
 
 def _tidy(runs: Sequence[Run], name: str) -> pa.Table:
@@ -149,13 +171,21 @@ def _put(target: Path, runs: Sequence[Run]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)  # of a packer that was killed: `pack` holds the lock
     temporary.mkdir(parents=True)
     try:
-        for name, table in ({name: _tidy(runs, name) for name in TABLES} | {"runs": _rows(runs)}).items():
-            write_atomically(temporary / f"{name}.parquet", _parquet(table))
+        tables = {name: _tidy(runs, name) for name in TABLES}
+        tables |= {"runs": _rows(runs), "networks": _networks(runs)}
+        for name, table in tables.items():
+            if table is not None:
+                write_atomically(temporary / f"{name}.parquet", _parquet(table))
         new = Pack(temporary)
         for run in runs:
             for name in TABLES:
                 if not new.table(name, run.config.run_id).equals(as_shipped(name, getattr(run, name))):
                     raise RuntimeError(f"{name} of {run!r} would not come back the same; nothing was packed")
+            for array_name, array in _shipped_networks(run).items():
+                if new.networks(run.config.run_id)[array_name].tobytes() != array.tobytes():
+                    raise RuntimeError(
+                        f"{array_name} of {run!r} would not come back the same; nothing was packed"
+                    )
         if target.exists():
             os.rename(target, aside)
         os.rename(temporary, target)
@@ -183,7 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--seed", type=int, help="of the draw (default: another one each time)")
     command.add_argument("--study", metavar="NAME", help="only from the pack of this name")
     command = commands.add_parser("pack", help="pack the runs of an experiment", allow_abbrev=False)
-    command.add_argument("name", help="of the experiment in shapo.experiments; all: those of all figures")
+    command.add_argument(
+        "name", help="of the experiment; all: those of all figures of SHAPO; robots: of SHAC-ASAM"
+    )
     command.add_argument("--profile", default="laptop", choices=list(PROFILES), help="(default: laptop)")
     command.add_argument("--partial", action="store_true", help="pack what there is of an unfinished study")
     command.add_argument(
@@ -218,7 +250,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    study = experiments.study(options.name, options.profile)
+    of_robots = options.name in robots.EXPERIMENTS
+    study = (robots if of_robots else experiments).study(options.name, options.profile)
     packed, folder = pack(study, partial=options.partial, replace=options.replace), data_folder() / study.name
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"{folder}: {len(packed)} of {len(study.runs)} runs, {size:.1f} MB")

@@ -150,13 +150,24 @@ class Run:
         return self.load()[1]["provenance"]
 
     @property
+    def networks(self) -> dict[str, np.ndarray]:
+        """Arrays of the checkpoint, with those of the trained networks among them; of a shipped run, those that ship.
+
+        Raises FileNotFoundError where there are none.
+        """
+        if pack := self.pack:
+            if not (shipped := pack.networks(self.config.run_id)):
+                raise FileNotFoundError(
+                    f"{self.path.name} is shipped as numbers, without its networks; shapo.train(run.config) trains it "
+                    "here"
+                )
+            return shipped
+        return self.load()[0]
+
+    @property
     def actor(self) -> Policy:  # of a RobotConfig: a RobotPolicy
         """The trained policy, ready to roll out. Raises FileNotFoundError where there is none, or none is shipped."""
-        if self.pack:
-            raise FileNotFoundError(
-                f"{self.path.name} is shipped as numbers, without its networks; shapo.train(run.config) trains it here"
-            )
-        return self.config.policy(self.load()[0])
+        return self.config.policy(self.networks)
 
     def load(self) -> tuple[dict[str, np.ndarray], dict]:
         """(arrays, meta) of the checkpoint, not to be changed. Raises CorruptCheckpointError, FileNotFoundError."""

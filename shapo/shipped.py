@@ -3,6 +3,7 @@
     figures/data/pareto/runs.parquet        a row per run: its config, provenance, seconds per epoch, digests
                         progress.parquet    their progress, tidy: the column run_id, then those of Run.progress
                         episodes.parquet    their episodes, likewise
+                        networks.parquet    a row per array of their networks, where those ship: robots
 
 `shapo.packing` writes packs; `shapo.Run` reads them, by run_id. A pack of another method version is simply not found.
 """
@@ -89,6 +90,22 @@ class Pack:
         if missing := dtypes.keys() - set(table.column_names):
             raise CorruptPackError(self._says(name, f"it has no column {', '.join(sorted(missing))}"))
         return pd.DataFrame({column: rows[column].to_numpy().astype(kind) for column, kind in dtypes.items()})
+
+    def networks(self, run_id: str) -> dict[str, np.ndarray]:
+        """The arrays of a run's networks, by their names in its checkpoint; none where the pack has none."""
+        if not self._path("networks").exists():
+            return {}
+        table, extents = self._whole("networks")
+        rows = table.slice(*extents.get(run_id, (0, 0))).drop_columns("run_id").to_pylist()
+        try:
+            return {
+                row["name"]: np.frombuffer(row["bytes"], row["dtype"])
+                .reshape(json.loads(row["shape"]))
+                .copy()
+                for row in rows
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptPackError(self._says("networks", str(error))) from error
 
     def provenance(self, run_id: str) -> list[dict]:
         """As `Run.provenance`."""

@@ -128,6 +128,7 @@ class RobotConfig(RunConfig):
         "return": "episode_return", "length": "episode_length", "reward": "reward", "m/s": "forward_velocity",
     }  # fmt: skip
     episode_columns: ClassVar[tuple[str, ...]] = ("steps", "env", "return", "length", "failed", "diverged")
+    shipped_networks: ClassVar[tuple[str, ...]] = ("theta", "target_phi", "normalizer/", "policy/")  # 0.1 MB
 
     task: str = "DiffAnt"  # a name in shapo.differentiable.robots.ROBOTS
     algorithm: SHAC | PPO = SHAC()

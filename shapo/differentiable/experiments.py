@@ -47,12 +47,17 @@ def humanoid(profile: str) -> Experiment:
     }
 
 
+def robots(profile: str) -> Experiment:
+    """All of them together: what ships."""
+    return shac_asam(profile) | ppo(profile) | humanoid(profile)
+
+
 def asam(rho: float) -> str:
     """How figures and tables call SHAC-ASAM at ρ."""
     return f"SHAC-ASAM, ρ = {rho:g}"
 
 
-EXPERIMENTS = {"shac": shac, "shac_asam": shac_asam, "ppo": ppo, "humanoid": humanoid}
+EXPERIMENTS = {build.__name__: build for build in (shac, shac_asam, ppo, humanoid, robots)}
 
 
 def study(name: str, profile: str) -> Study:
