@@ -12,6 +12,7 @@ The numbers are those of the paper's equations.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -72,11 +73,15 @@ class SHACTrainer(RobotTrainer):
         """Observations scaled by the statistics of the windows before this one; differentiable."""
         return (observation - self._mean) * self._scale
 
-    def rollout(self, theta: Tensor, noise: Tensor) -> Window:
-        """A window under the policy of θ, from where the environments stand; noise: ξ (h, N, actions)."""
+    def rollout(self, theta: Tensor, noise: Tensor, weight: Tensor | None = None) -> Window:
+        """A window under the policy of θ, from where the environments stand; noise: ξ (h, N, actions).
+
+        weight: (N,) of each robot in the loss, 1 by default.
+        """
         window, gamma = Window(), self.algorithm.gamma
         observation = self.env.detach()
-        discount = torch.ones(self.config.num_envs)
+        weight = torch.ones(self.config.num_envs) if weight is None else weight
+        discount = weight
         for t, xi in enumerate(noise):
             before, action = observation, self.actor(theta, self.normalised(observation), xi)
             observation, reward, terminated, truncated, info = self.env.step(action)
@@ -88,7 +93,7 @@ class SHACTrainer(RobotTrainer):
             if cut_off.any():
                 value = self.value(self.target_phi, info["final_observation"])
                 window.loss = window.loss - (discount * value)[cut_off].sum()
-            discount = torch.where(terminated | truncated, 1.0, discount)
+            discount = torch.where(terminated | truncated, weight, discount)
         window.loss = window.loss / noise[..., 0].numel()
         return window
 
@@ -204,13 +209,20 @@ class SHACTrainer(RobotTrainer):
         }  # fmt: skip
         return arrays, meta
 
+    def load_networks(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """The policy, the target critic and the scale of observations, of a checkpoint or as they ship."""
+        with torch.no_grad():
+            self.theta.copy_(torch.from_numpy(arrays["theta"]))
+            self.target_phi.copy_(torch.from_numpy(arrays["target_phi"]))
+        self.normalizer.load_state_dict(unprefixed("normalizer", arrays))
+        self._freeze_normaliser()
+
     def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
         """Back to a state that `state` returned."""
         self.put((unprefixed("env", arrays), meta["env_rng"]))
-        self.normalizer.load_state_dict(unprefixed("normalizer", arrays))
+        self.load_networks(arrays)
         with torch.no_grad():
-            for name in ("theta", "phi", "target_phi"):
-                getattr(self, name).copy_(torch.from_numpy(arrays[name]))
+            self.phi.copy_(torch.from_numpy(arrays["phi"]))
         for name, optimizer in self.optimizers.items():
             _set_moments(optimizer, unprefixed(f"adam_{name}", arrays))
         self.noise_rng, self.minibatch_rng = (

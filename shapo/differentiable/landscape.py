@@ -1,0 +1,129 @@
+"""The policy's loss around a trained policy: how sharp it is, and how good a cheap ascent direction is.
+
+Displacements are measured as ASAM measures them, ‖T⁻¹ε‖ with T = diag(|θ|): relative to the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from shapo.checks import whole
+from shapo.differentiable.config import SHAC, RobotConfig
+from shapo.differentiable.shac import SHACTrainer
+from shapo.fisher import Euclidean
+from shapo.sharpness import AdaptiveSAM
+
+
+class Landscape:
+    """L(θ + ε), equation 2, around the policy in `networks` (of a `Run`), on windows that begin in the same states.
+
+    The robots stand where some windows of the policy took them, their clocks spread over an episode; `advance` moves
+    them on. A window's noise is drawn once, the same at every displacement. Raises ValueError for a config of PPO.
+    """
+
+    def __init__(
+        self, config: RobotConfig, networks: Mapping[str, np.ndarray], seed: int = 0, settle: int = 4
+    ):
+        if not isinstance(config.algorithm, SHAC):
+            raise ValueError(f"the loss around a policy is SHAC's; got a config of {config.algorithm!r}")
+        self.trainer = SHACTrainer(config)
+        self.trainer.load_networks(networks)
+        self.theta, self.rng = self.trainer.theta.detach().clone(), np.random.default_rng([seed, 0])
+        self.trainer.env.rng = np.random.default_rng([seed, 1])
+        self.trainer.env.reset()
+        length = self.trainer.env.episode_length
+        self.trainer.env.length = torch.from_numpy(self.rng.integers(0, length, config.num_envs))
+        self.start = self.trainer.place()
+        for _ in range(whole(1)("settle", settle)):
+            self.advance()
+
+    def advance(self) -> None:
+        """Windows now begin where one more window of the policy ends; `earlier` is where they began before."""
+        self.loss(0.0, self.noise())
+        self.earlier, self.start = self.start, self.trainer.place()
+
+    def noise(self) -> Tensor:
+        """ξ (h, N, actions) of a window."""
+        config = self.trainer.config
+        shape = config.algorithm.horizon, config.num_envs, self.trainer.env.robot.actions
+        return torch.from_numpy(self.rng.standard_normal(shape, np.float32))
+
+    @torch.no_grad()
+    def loss(self, epsilon: Tensor | float, noise: Tensor) -> float:
+        """L(θ + ε) of the window with this noise."""
+        self.trainer.put(self.start)
+        return float(self.trainer.rollout(self.theta + epsilon, noise).loss)
+
+    def gradient(self, noise: Tensor, robots: int | None = None, earlier: bool = False) -> Tensor:
+        """∇L(θ) of the window with this noise; robots: of the first so many alone. earlier: of the window before."""
+        self.trainer.put(self.earlier if earlier else self.start)
+        theta = self.theta.clone().requires_grad_()
+        weight = (torch.arange(self.trainer.config.num_envs) < (robots or np.inf)).float()
+        (gradient,) = torch.autograd.grad(self.trainer.rollout(theta, noise, weight).loss, theta)
+        return gradient
+
+    def worst(self, gradient: Tensor, rho: float) -> Tensor:
+        """ε of size ρ along ∇L, equation 9."""
+        return AdaptiveSAM(rho)(-gradient, Euclidean(self.theta), 1)
+
+    def random(self, rho: float) -> Tensor:
+        """ε of size ρ in a direction drawn uniformly on the ellipsoid ‖T⁻¹ε‖ = ρ."""
+        direction = torch.from_numpy(self.rng.standard_normal(len(self.theta), np.float32))
+        return self.theta.abs() * direction * (rho / direction.norm())
+
+
+def sharpness(
+    config: RobotConfig, networks: Mapping[str, np.ndarray], radii: Sequence[float], windows: int = 4,
+    directions: int = 8, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """How L rises away from a trained policy: columns direction (worst, random), radius, rise = L(θ + ε) − L(θ).
+
+    The worst direction is that of the mean gradient of `windows` windows; rises are means over as many others, those of
+    random directions also over `directions` of them.
+    """
+    around = Landscape(config, networks, seed)
+    ascent = torch.stack([around.gradient(around.noise()) for _ in range(windows)]).mean(0)
+    held_out = [around.noise() for _ in range(windows)]
+    here = np.array([around.loss(0.0, noise) for noise in held_out])
+    ways = {"worst": [around.worst(ascent, 1.0)], "random": [around.random(1.0) for _ in range(directions)]}
+    rows = [
+        (way, radius, np.mean([[around.loss(radius * e, noise) for noise in held_out] for e in units] - here))
+        for way, units in ways.items()
+        for radius in radii
+    ]
+    return pd.DataFrame(rows, columns=["direction", "radius", "rise"])
+
+
+def ascents(
+    config: RobotConfig, networks: Mapping[str, np.ndarray], rho: float, shares: Sequence[int] = (2, 4, 8),
+    repeats: int = 8, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """What a cheap ascent finds: columns ascent, share (of the exact one's simulation), rise of L at its ε, cosine.
+
+    All look for ε on one window and are judged on another with other noise, the same for all. ascent: all of the
+    window; the first steps of all robots; all steps of the first robots; the gradient of the window before, which costs
+    nothing. cosine: of T∇L with that of the whole window.
+    """
+    around, rows = Landscape(config, networks, seed), []
+    horizon, robots = config.algorithm.horizon, config.num_envs
+    for _ in range(repeats):
+        around.advance()
+        noise, other, judge = (around.noise() for _ in range(3))
+        gradients = {
+            ("all", 1.0): around.gradient(noise),
+            ("window before", 0.0): around.gradient(other, earlier=True),
+        }
+        for share in shares:
+            gradients["first steps", 1 / share] = around.gradient(noise[: max(1, horizon // share)])
+            gradients["first robots", 1 / share] = around.gradient(noise, max(1, robots // share))
+        here, exact = around.loss(0.0, judge), around.theta.abs() * gradients["all", 1.0]
+        for (ascent, share), gradient in gradients.items():
+            rise = around.loss(around.worst(gradient, rho), judge) - here
+            cosine = torch.cosine_similarity(around.theta.abs() * gradient, exact, dim=0)
+            rows.append((ascent, share, rise, float(cosine)))
+    return pd.DataFrame(rows, columns=["ascent", "share", "rise", "cosine"])
