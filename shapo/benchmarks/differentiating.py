@@ -11,9 +11,11 @@ import torch
 from shapo.benchmarks.measuring import alternate, in_turn, run_apart, sides_of_one_probe
 from shapo.sharpness import AdaptiveSAM
 
+SHORT = "SHAC-ASAM, short ascent"
+
 
 def simulate(task: str, envs: int, horizon: int) -> dict[str, float]:
-    """Probe: environment steps per second of a window, without and with the gradient of its reward in all actions."""
+    """Probe: steps per second of a window, without and with the gradient of its reward in all actions; memory, MB."""
     from shapo.differentiable.env import DifferentiableEnv  # Newton, which the other probes do without
 
     env = DifferentiableEnv(task, envs)
@@ -28,44 +30,38 @@ def simulate(task: str, envs: int, horizon: int) -> dict[str, float]:
         torch.autograd.grad(reward(leaf), leaf)
 
     seconds = in_turn({"forward": lambda: reward(actions), "forward and backward": both})
-    return {way: envs * horizon / value for way, value in seconds.items()}
-
-
-def memory_of(task: str, envs: int, horizon: int) -> dict[str, float]:
-    """Probe: resident memory of a process that has run `simulate`, MB."""
-    simulate(task, envs, horizon)
-    return {"memory": psutil.Process().memory_info().rss / 1e6}
+    memory = psutil.Process().memory_info().rss / 1e6
+    return {way: envs * horizon / value for way, value in seconds.items()} | {"memory": memory}
 
 
 def gradients(repeats: int, task: str, envs: int = 64, horizon: int = 32) -> pd.DataFrame:
-    """Windows of `horizon` control steps on one core, forward alone and forward and backward; memory of both."""
+    """Windows of `horizon` control steps on one core, forward alone, and forward and backward; memory after both."""
     settings = {"task": task, "envs": envs, "horizon": horizon}
-    speed = alternate(
-        "gradients", {"steps": partial(run_apart, simulate, **settings)}, repeats, "steps/s", task
-    )
-    memory = alternate(
-        "gradients", {"forward and backward": partial(run_apart, memory_of, **settings)}, 1, "MB", task
-    )
-    return pd.concat([sides_of_one_probe(speed), memory], ignore_index=True)
+    units = {"forward": "steps/s", "forward and backward": "steps/s", "memory": "MB"}
+    sides = {"steps": partial(run_apart, simulate, **settings)}
+    rows = sides_of_one_probe(alternate("gradients", sides, repeats, units, task))
+    rows.loc[rows.side == "memory", ["quantity", "side"]] = "memory", "forward and backward"
+    return rows
 
 
 def iterate(task: str, envs: int, horizon: int, iterations: int) -> dict[str, float]:
-    """Probe: seconds of an iteration of SHAC, and of SHAC-ASAM."""
+    """Probe: seconds of an iteration of SHAC, of SHAC-ASAM, and of SHAC-ASAM with a short ascent."""
     from shapo.differentiable.config import SHAC, RobotConfig
+    from shapo.differentiable.experiments import RHO, SHORT_ASCENT
 
-    def trainer(actor: AdaptiveSAM | None):
-        return RobotConfig(task, SHAC(horizon), actor, iterations=1_000, num_envs=envs).trainer()
-
-    trainers = {"SHAC": trainer(None), "SHAC-ASAM": trainer(AdaptiveSAM(0.75))}
-    ways = {
+    ways = {"SHAC": {}, "SHAC-ASAM": {"actor": AdaptiveSAM(RHO)}}
+    ways[SHORT] = ways["SHAC-ASAM"] | {"ascent_horizon": max(1, horizon // SHORT_ASCENT)}
+    settings = {"algorithm": SHAC(horizon), "iterations": 1_000, "num_envs": envs}
+    trainers = {name: RobotConfig(task, **settings, **way).trainer() for name, way in ways.items()}
+    calls = {
         name: lambda trainer=trainer: [trainer.run_epoch() for _ in range(iterations)]
         for name, trainer in trainers.items()
     }
-    return {name: seconds / iterations for name, seconds in in_turn(ways).items()}
+    return {name: seconds / iterations for name, seconds in in_turn(calls).items()}
 
 
 def robots(repeats: int, task: str, envs: int = 64, horizon: int = 32, iterations: int = 3) -> pd.DataFrame:
-    """An iteration of training with one rollout and with two, on one core."""
+    """An iteration of training with one rollout, with two, and with one and a short one; on one core."""
     settings = {"task": task, "envs": envs, "horizon": horizon, "iterations": iterations}
     return sides_of_one_probe(
         alternate("robots", {"iteration": partial(run_apart, iterate, **settings)}, repeats, "s", task)

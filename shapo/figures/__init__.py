@@ -17,6 +17,7 @@ from shapo.figures.pessimism import (
 )
 from shapo.figures.results import frontier, pareto
 from shapo.figures.robots import gradient_check, robot_animation, robot_frames
+from shapo.figures.robustness import ascents, heatmaps, robustness, sharpness, training_time
 from shapo.figures.speed import benchmarks
 from shapo.figures.style import ROOT, STYLE, png, save, use_style
 from shapo.figures.update import conjugate_gradient_residuals, critic_sharpness, line_search, pessimistic_step
@@ -28,6 +29,7 @@ __all__ = [
     "STYLE",
     "ablation",
     "agreement",
+    "ascents",
     "autocorrelations",
     "benchmarks",
     "conjugate_gradient_residuals",
@@ -41,6 +43,7 @@ __all__ = [
     "frontier",
     "geometry",
     "gradient_check",
+    "heatmaps",
     "kl_of_perturbations",
     "learning_curves",
     "line_search",
@@ -53,11 +56,14 @@ __all__ = [
     "reweighting",
     "robot_animation",
     "robot_frames",
+    "robustness",
     "save",
     "schedules",
+    "sharpness",
     "sweep",
     "tails",
     "theorem1",
+    "training_time",
     "trajectory",
     "trajectory_animation",
     "use_style",

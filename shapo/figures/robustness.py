@@ -1,0 +1,162 @@
+"""Notebooks 21 to 23: what sharpness-aware training changes for the robots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from shapo.figures.style import BLACK, BLUE, COLUMN, GREEN, GREY, ORANGE, PAGE, PINK, RED, SKY, canvas, say
+
+COLOURS = {"SHAC": GREY, "SHAC-ASAM": BLUE, "PPO": RED}
+OTHERS = (SKY, GREEN, PINK, ORANGE)
+
+LABELS = {
+    "noise": r"strength of action noise $\lambda$", "friction": r"contact friction $\mu$",
+    "stiffness": "contact stiffness $k_e$ [N/m]", "damping": "contact damping $k_d$ [N·s/m]",
+}  # fmt: skip
+
+
+def colours(algorithms: list[str]) -> dict[str, str]:
+    """Of every algorithm its own: that of `COLOURS` for the first of a name, then others."""
+    free, chosen = iter(OTHERS), {}
+    for algorithm in algorithms:
+        own = COLOURS.get(algorithm.split(",")[0])
+        chosen[algorithm] = own if own and own not in chosen.values() else next(free)
+    return chosen
+
+
+def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> Figure:
+    """Return over a condition, mean and standard deviation over rollouts of all policies (Figures 2 to 4).
+
+    Args:
+        panels: title -> (`mean_returns` by one condition, the condition's column, its value in training).
+    """
+    fig, axes = canvas(COLUMN * max(1.0, 0.9 * len(panels)), 2.6, len(panels))
+    names = list(dict.fromkeys(name for table, *_ in panels.values() for name in table.algorithm))
+    chosen = colours(names)
+    for axis, (title, (table, column, trained)) in zip(axes, panels.items(), strict=True):
+        if trained is not None:
+            axis.axvline(trained, color=BLACK, lw=0.7, ls=":")
+        for name, rows in table.groupby("algorithm", sort=False):
+            x, mean, std = (rows[c].to_numpy(float) for c in (column, "mean", "std"))
+            axis.fill_between(x, mean - std, mean + std, color=chosen[name], alpha=0.13, lw=0)
+            axis.plot(x, mean, color=chosen[name], marker="o", ms=2.5, label=name)
+        say(axis, title, LABELS.get(column, column), "return per episode")
+    handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if h.get_label() in chosen}
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(3, len(handles)))
+    return fig
+
+
+def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
+    """Mean return over contact stiffness × damping, one map per algorithm on one scale (Figure 1).
+
+    Args:
+        table: `mean_returns` by stiffness and damping. trained: the pair of training, framed.
+    """
+    names = list(dict.fromkeys(table.algorithm))
+    fig, axes = canvas(PAGE, 2.5, len(names))
+    low, high = table["mean"].min(), table["mean"].max()
+    for axis, name in zip(axes, names, strict=True):
+        grid = table[table.algorithm == name].pivot(index="damping", columns="stiffness", values="mean")
+        image = axis.imshow(grid, origin="lower", aspect="auto", cmap="cividis", vmin=low, vmax=high)
+        axis.set_xticks(
+            range(len(grid.columns)), [f"{value:.0e}".replace("e+0", "e") for value in grid.columns]
+        )
+        axis.set_yticks(range(len(grid.index)), [f"{value:g}" for value in grid.index])
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+        for (row, column), value in np.ndenumerate(grid.to_numpy()):
+            dark = value < (low + high) / 2
+            axis.text(
+                column, row, f"{value:.0f}", ha="center", va="center", fontsize=6, color="w" if dark else "k"
+            )
+        if trained[0] in grid.columns and trained[1] in grid.index:
+            corner = grid.columns.get_loc(trained[0]) - 0.5, grid.index.get_loc(trained[1]) - 0.5
+            axis.add_patch(Rectangle(corner, 1, 1, fill=False, ec=RED, lw=1.5))
+        say(axis, name, LABELS["stiffness"], LABELS["damping"])
+    fig.colorbar(image, ax=axes, label="return per episode", pad=0.01, aspect=30)
+    return fig
+
+
+def sharpness(table: pd.DataFrame) -> Figure:
+    """How the loss rises away from trained policies, along the worst direction and along random ones.
+
+    Args:
+        table: columns algorithm, seed, direction, radius, rise. Thick: mean over seeds; thin: a seed.
+    """
+    fig, axes = canvas(PAGE, 2.5, 2)
+    chosen = colours(list(dict.fromkeys(table.algorithm)))
+    for axis, way in zip(axes, ("worst", "random"), strict=True):
+        for name, rows in table[table.direction == way].groupby("algorithm", sort=False):
+            curves = rows.pivot(index="radius", columns="seed", values="rise")
+            axis.plot(curves.index, curves, color=chosen[name], lw=0.6, alpha=0.5)
+            axis.plot(curves.index, curves.mean(axis=1), color=chosen[name], marker="o", ms=2.5, label=name)
+        say(
+            axis,
+            f"{way} direction" + "s" * (way == "random"),
+            r"$\|T^{-1}\epsilon\|$",
+            r"$L(\theta+\epsilon)-L(\theta)$",
+        )
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(chosen))
+    return fig
+
+
+def ascents(table: pd.DataFrame) -> Figure:
+    """What share of the exact ascent's rise of the loss a cheaper one finds, over what it costs.
+
+    Args:
+        table: columns ascent, share (of the simulation), rise, run (any label of the policy).
+    """
+    fig, (axis,) = canvas(COLUMN, 2.6)
+    exact = table[table.ascent == "all"].groupby("run").rise.mean()
+    looks = {
+        "first steps": (BLUE, "o"),
+        "first robots": (ORANGE, "s"),
+        "window before": (RED, "D"),
+        "all": (BLACK, "*"),
+    }
+    for name, (colour, marker) in looks.items():
+        found = table[table.ascent == name].groupby(["share", "run"]).rise.mean().unstack() / exact
+        axis.plot(found.index, found, ls="", marker=marker, ms=3, color=colour, alpha=0.35)
+        axis.plot(found.index, found.mean(axis=1), color=colour, marker=marker, ms=5, label=name)
+    axis.axhline(1, color=BLACK, lw=0.7, ls=":")
+    axis.set_xlim(-0.05, 1.05)
+    axis.legend()
+    say(axis, "", "share of the ascent's simulation", "rise of the loss, of the exact ascent's")
+    return fig
+
+
+def training_time(table: pd.DataFrame, paper: Mapping[str, float], target: Mapping[str, float]) -> Figure:
+    """Iterations with an ascent over iterations without, per robot (Table 1).
+
+    Args:
+        table: columns task, side, ratio, low, high. paper: task -> the paper's ratio. target: side -> our limit.
+    """
+    tasks = list(dict.fromkeys(table.task))
+    fig, axes = canvas(COLUMN * max(1.0, 0.9 * len(tasks)), 1.9, len(tasks))
+    for axis, task in zip(axes, tasks, strict=True):
+        rows = table[table.task == task].reset_index(drop=True)
+        chosen = colours(["SHAC", *rows.side])
+        for y, row in rows.iterrows():
+            axis.barh(y, row.ratio, color=chosen[row.side], height=0.55)
+            axis.plot([row.low, row.high], [y, y], color=BLACK, lw=1)
+            _target(axis, y, target.get(row.side))
+        if task in paper:
+            axis.axvline(paper[task], color=BLACK, lw=0.8, ls="--", label="the paper's SHAC-ASAM")
+        axis.set_yticks(range(len(rows)), rows.side)
+        axis.invert_yaxis()
+        say(axis, task, "times an iteration of SHAC", "")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return fig
+
+
+def _target(axis: Axes, y: int, target: float | None) -> None:
+    if target is not None:
+        axis.plot(
+            [target, target], [y - 0.35, y + 0.35], color=RED, lw=1.5, label="our limit" if y == 0 else None
+        )
