@@ -1,0 +1,75 @@
+"""Rollouts that are kept: complete, made once, and those of the policies they are said to be of."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import shapo
+from shapo.differentiable import SHAC, RobotConfig, robustness, sweeps
+from shapo.differentiable.env import DifferentiableEnv
+from shapo.differentiable.robustness import rollouts
+
+CONFIG = RobotConfig(
+    "DiffAnt", SHAC(horizon=4, actor_hidden_sizes=(8,), critic_hidden_sizes=(8,)), iterations=1, num_envs=2
+)
+
+
+@pytest.fixture(autouse=True)
+def short_episodes(monkeypatch):
+    """Episodes of 6 steps, in this process."""
+    env = DifferentiableEnv("DiffAnt", 3, episode_length=6, gradients=False)
+    monkeypatch.setattr(robustness, "_env", lambda task, count: env)
+    monkeypatch.setattr(robustness.joblib, "cpu_count", lambda: 1)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return {
+        name: [
+            shapo.train(
+                RobotConfig(**(vars(CONFIG) | {"seed": seed})), runs=tmp_path / "runs", progress=False
+            )
+        ]
+        for seed, name in enumerate(("one", "two"))
+    }
+
+
+def test_what_is_kept_is_not_made_again(runs, tmp_path, monkeypatch):
+    store, conditions = tmp_path / "data" / "rollouts.parquet", [{"noise": 0.0}, {"friction": 0.1}]
+    first = sweeps.kept_sweep(runs, conditions, count=3, store=store, progress=False)
+    assert first.groupby(["algorithm", "noise", "friction"]).size().tolist() == [3] * 4
+    made = []
+    monkeypatch.setattr(sweeps, "sweep", lambda *a, **k: made.append(a) or robustness.sweep(*a, **k))
+    again = sweeps.kept_sweep(runs, conditions, count=3, store=store, progress=False)
+    assert not made
+    pd.testing.assert_frame_equal(again, first)
+    # {} is the condition of training, under whatever name; another seed and count are other rollouts
+    assert len(sweeps.kept_sweep(runs, [{}], count=3, store=store, progress=False)) == 6 and not made
+    sweeps.kept_sweep(runs, [{}, {"noise": 0.5}], count=3, store=store, progress=False)
+    assert [[c["noise"] for c in arguments[2]] for arguments in made] == [[0.5], [0.5]]
+    sweeps.kept_sweep(runs, [{}], count=3, seed=1, store=store, progress=False)
+    assert len(made) == 4
+    assert sorted(path.name for path in store.parent.iterdir()) == ["rollouts.parquet"]
+
+
+def test_they_are_the_rollouts_of_that_policy_under_that_condition(runs, tmp_path):
+    table = sweeps.kept_sweep(runs, [{"noise": 0.5, "damping": 10.0}], count=3, progress=False)
+    for name, (run,) in runs.items():
+        expected = rollouts(run.actor, "DiffAnt", 3, {"noise": 0.5, "damping": 10.0})
+        found = table[table.algorithm == name]
+        np.testing.assert_allclose(found["return"], expected["return"], rtol=1e-6)
+        assert (
+            (found.damping == 10).all() and (found.stiffness == 4e4).all() and (found.friction == 0.75).all()
+        )
+
+
+def test_runs_that_are_not_there_are_left_out(runs, tmp_path):
+    absent = {"three": [shapo.Run(RobotConfig(seed=9), tmp_path / "runs")]}
+    assert set(sweeps.kept_sweep(runs | absent, [{}], count=3, progress=False).algorithm) == {"one", "two"}
+    assert sweeps.kept_sweep(absent, [{}], count=3, progress=False).empty
+
+
+def test_the_figures_conditions_contain_those_of_training():
+    assert len(sweeps.ground("DiffAnt")) == 25
+    assert {"stiffness": 4e4, "damping": 1e3} in sweeps.ground("DiffAnt")
+    assert {"noise": 0.0} in sweeps.action_noise() and {"friction": 0.75} in sweeps.friction()
