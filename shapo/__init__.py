@@ -9,7 +9,7 @@ The method is `shapo.sharpness`; read that file first.
 from shapo.envs import make_env  # isort: skip  # first: it imports gymnasium quietly
 from shapo.algorithms import CPO, CRPO, PIDLag, SauteRL, TRPOLag
 from shapo.config import Config
-from shapo.differentiable import SHAC, RobotConfig
+from shapo.differentiable import PPO, SHAC, RobotConfig
 from shapo.profiles import PROFILES
 from shapo.run import Run
 from shapo.sharpness import (
@@ -30,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CPO",
     "CRPO",
+    "PPO",
     "PROFILES",
     "SHAC",
     "AdaptiveSAM",

@@ -17,7 +17,14 @@ from shapo.figures.pessimism import (
 )
 from shapo.figures.results import frontier, pareto
 from shapo.figures.robots import gradient_check, robot_animation, robot_frames
-from shapo.figures.robustness import ascents, heatmaps, robustness, sharpness, training_time
+from shapo.figures.robustness import (
+    ascents,
+    heatmaps,
+    robustness,
+    robustness_colours,
+    sharpness,
+    training_time,
+)
 from shapo.figures.speed import benchmarks
 from shapo.figures.style import ROOT, STYLE, png, save, use_style
 from shapo.figures.update import conjugate_gradient_residuals, critic_sharpness, line_search, pessimistic_step
@@ -57,6 +64,7 @@ __all__ = [
     "robot_animation",
     "robot_frames",
     "robustness",
+    "robustness_colours",
     "save",
     "schedules",
     "sharpness",

@@ -41,19 +41,21 @@ def learning_curves(
     cost_limit: float | None = None,
     panels: Mapping[str, str] = PANELS,
     steps: str = "steps",
+    colours: Mapping[str, str] | None = None,
 ) -> Figure:
     """Learning curves: per label the mean over seeds (thick) and each seed (thin).
 
     Args:
         progress_by_label: label -> one progress table per seed. cost_limit: β, drawn in "episode_cost".
-        panels: column -> axis label, one panel each. steps: the column of environment steps.
+        panels: column -> axis label, one panel each. steps: the column of environment steps. colours: label -> colour.
 
     Raises:
         ValueError: when a table lacks a column.
     """
     fig, axes = canvas(PAGE, 2.2, len(panels))
     for axis, (column, name) in zip(axes, panels.items(), strict=True):
-        for colour, (label, tables) in zip(CYCLE, progress_by_label.items(), strict=False):
+        for free, (label, tables) in zip(CYCLE, progress_by_label.items(), strict=False):
+            colour = (colours or {}).get(label, free)
             for table in tables:
                 if missing := {steps, column} - set(table.columns):
                     raise ValueError(
@@ -80,7 +82,7 @@ def learning_curves(
         for axis in axes
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(4, len(handles)))
     return fig
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,24 +11,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from shapo.figures.style import BLACK, BLUE, COLUMN, GREEN, GREY, ORANGE, PAGE, PINK, RED, SKY, canvas, say
+from shapo.figures.style import (
+    BLACK,
+    BLUE,
+    COLUMN,
+    GREEN,
+    GREY,
+    ORANGE,
+    PAGE,
+    PINK,
+    RED,
+    SKY,
+    YELLOW,
+    canvas,
+    say,
+)
 
-COLOURS = {"SHAC": GREY, "SHAC-ASAM": BLUE, "PPO": RED}
-OTHERS = (SKY, GREEN, PINK, ORANGE)
-
+COLOURS = {
+    "SHAC": GREY, "SHAC-ASAM": BLUE, "SHAC-ASAM, short ascent": ORANGE, "PPO": RED,
+    "SHAC-ASAM, ρ = 0.25": SKY, "SHAC-ASAM, ρ = 0.75": BLUE, "SHAC-ASAM, ρ = 1.5": GREEN,
+    "SHAC-ASAM, ρ = 0.75, short ascent": ORANGE,
+}  # fmt: skip
 LABELS = {
     "noise": r"strength of action noise $\lambda$", "friction": r"contact friction $\mu$",
-    "stiffness": "contact stiffness $k_e$ [N/m]", "damping": "contact damping $k_d$ [N·s/m]",
+    "stiffness": "contact stiffness $k_e$ [10$^4$ N/m]", "damping": "contact damping $k_d$ [N·s/m]",
 }  # fmt: skip
 
 
-def colours(algorithms: list[str]) -> dict[str, str]:
-    """Of every algorithm its own: that of `COLOURS` for the first of a name, then others."""
-    free, chosen = iter(OTHERS), {}
-    for algorithm in algorithms:
-        own = COLOURS.get(algorithm.split(",")[0])
-        chosen[algorithm] = own if own and own not in chosen.values() else next(free)
-    return chosen
+def robustness_colours(algorithms: Sequence[str]) -> dict[str, str]:
+    """The colour of each algorithm: the same in every figure for those of the experiments, spare ones for others."""
+    spare = itertools.cycle((PINK, YELLOW, BLACK))
+    return {name: COLOURS.get(name) or next(spare) for name in algorithms}
 
 
 def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> Figure:
@@ -38,7 +52,7 @@ def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> 
     """
     fig, axes = canvas(COLUMN * max(1.0, 0.9 * len(panels)), 2.6, len(panels))
     names = list(dict.fromkeys(name for table, *_ in panels.values() for name in table.algorithm))
-    chosen = colours(names)
+    chosen = robustness_colours(names)
     for axis, (title, (table, column, trained)) in zip(axes, panels.items(), strict=True):
         if trained is not None:
             axis.axvline(trained, color=BLACK, lw=0.7, ls=":")
@@ -64,13 +78,13 @@ def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
     for axis, name in zip(axes, names, strict=True):
         grid = table[table.algorithm == name].pivot(index="damping", columns="stiffness", values="mean")
         image = axis.imshow(grid, origin="lower", aspect="auto", cmap="cividis", vmin=low, vmax=high)
-        axis.set_xticks(
-            range(len(grid.columns)), [f"{value:.0e}".replace("e+0", "e") for value in grid.columns]
-        )
+        axis.set_xticks(range(len(grid.columns)), [f"{value / 1e4:g}" for value in grid.columns])
         axis.set_yticks(range(len(grid.index)), [f"{value:g}" for value in grid.index])
         axis.grid(False)
         axis.spines[:].set_visible(False)
         for (row, column), value in np.ndenumerate(grid.to_numpy()):
+            if np.isnan(value):
+                continue
             dark = value < (low + high) / 2
             axis.text(
                 column, row, f"{value:.0f}", ha="center", va="center", fontsize=6, color="w" if dark else "k"
@@ -90,7 +104,7 @@ def sharpness(table: pd.DataFrame) -> Figure:
         table: columns algorithm, seed, direction, radius, rise. Thick: mean over seeds; thin: a seed.
     """
     fig, axes = canvas(PAGE, 2.5, 2)
-    chosen = colours(list(dict.fromkeys(table.algorithm)))
+    chosen = robustness_colours(list(dict.fromkeys(table.algorithm)))
     for axis, way in zip(axes, ("worst", "random"), strict=True):
         for name, rows in table[table.direction == way].groupby("algorithm", sort=False):
             curves = rows.pivot(index="radius", columns="seed", values="rise")
@@ -141,7 +155,7 @@ def training_time(table: pd.DataFrame, paper: Mapping[str, float], target: Mappi
     fig, axes = canvas(COLUMN * max(1.0, 0.9 * len(tasks)), 1.9, len(tasks))
     for axis, task in zip(axes, tasks, strict=True):
         rows = table[table.task == task].reset_index(drop=True)
-        chosen = colours(["SHAC", *rows.side])
+        chosen = robustness_colours(["SHAC", *rows.side])
         for y, row in rows.iterrows():
             axis.barh(y, row.ratio, color=chosen[row.side], height=0.55)
             axis.plot([row.low, row.high], [y, y], color=BLACK, lw=1)
