@@ -1,0 +1,128 @@
+"""The figures of notebooks 20 to 23: that what is drawn are the numbers given, under the right names."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from shapo import figures
+from shapo.figures.robustness import COLOURS
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def means(column: str, values: list[float]) -> pd.DataFrame:
+    rows = [
+        {"algorithm": name, column: value, "mean": size * (1 - 0.1 * value), "std": 5.0}
+        for name, size in (("SHAC", 100.0), ("mine", 80.0), ("PPO", 50.0))
+        for value in values
+    ]
+    return pd.DataFrame(rows)
+
+
+def lines(axis) -> dict:
+    return {line.get_label(): line for line in axis.get_lines() if not line.get_label().startswith("_")}
+
+
+def test_robustness_draws_every_mean_and_its_spread():
+    panels = {
+        "noise": (means("noise", [0.0, 0.5]), "noise", 0.0),
+        "μ": (means("friction", [0.5, 1.0]), "friction", None),
+    }
+    fig = figures.robustness(panels)
+    left, right = fig.axes
+    drawn = lines(left)
+    assert set(drawn) == {"SHAC", "mine", "PPO"} and len({line.get_color() for line in drawn.values()}) == 3
+    assert drawn["PPO"].get_color() == COLOURS["PPO"] == lines(right)["PPO"].get_color()
+    np.testing.assert_allclose(drawn["SHAC"].get_xydata(), [[0, 100], [0.5, 95]])
+    band = left.collections[0].get_paths()[0].get_extents()
+    assert (band.ymin, band.ymax) == (90, 105)
+    assert len(left.get_lines()) == 4 and len(right.get_lines()) == 3  # the dotted line of training
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["SHAC", "mine", "PPO"]
+
+
+def test_heatmaps_share_a_scale_and_frame_the_training():
+    grid = [(k_e, k_d) for k_e in (1e4, 4e4) for k_d in (500.0, 1000.0)]
+    rows = [
+        {"algorithm": name, "stiffness": k_e, "damping": k_d, "mean": base + k_d / 100}
+        for name, base in (("SHAC", 10.0), ("PPO", 20.0))
+        for k_e, k_d in grid
+    ]
+    rows[0]["mean"] = np.nan  # all rollouts of this condition broke down
+    fig = figures.heatmaps(pd.DataFrame(rows), trained=(4e4, 1000.0))
+    maps = [axis for axis in fig.axes if axis.images]
+    assert [image.images[0].get_clim() for image in maps] == [(15, 30)] * 2
+    assert [text.get_text() for text in maps[0].texts] == ["15", "20", "20"]
+    assert [patch.get_xy() for patch in maps[1].patches] == [(0.5, 0.5)]
+    assert [label.get_text() for label in maps[0].get_xticklabels()] == ["1", "4"]
+
+
+def test_sharpness_keeps_directions_apart():
+    rows = [
+        {
+            "algorithm": name,
+            "seed": seed,
+            "direction": way,
+            "radius": radius,
+            "rise": slope * size * radius + seed,
+        }
+        for name, slope in (("SHAC", 2.0), ("SHAC-ASAM, ρ = 0.75", 1.0))
+        for seed in (0, 1)
+        for way, size in (("worst", 1.0), ("random", 0.01))
+        for radius in (0.0, 1.0)
+    ]
+    worst, random = figures.sharpness(pd.DataFrame(rows)).axes
+    np.testing.assert_allclose(lines(worst)["SHAC"].get_ydata(), [0.5, 2.5])
+    np.testing.assert_allclose(lines(random)["SHAC"].get_ydata(), [0.5, 0.52])
+    assert lines(worst)["SHAC-ASAM, ρ = 0.75"].get_color() == COLOURS["SHAC-ASAM"]
+
+
+def test_ascents_are_shares_of_the_exact_one():
+    rows = [
+        {"ascent": ascent, "share": share, "run": run, "rise": rise * size}
+        for run, size in (("a", 1.0), ("b", 10.0))
+        for ascent, share, rise in (
+            ("all", 1.0, 4.0),
+            ("first steps", 0.25, 3.0),
+            ("window before", 0.0, 1.0),
+        )
+    ]
+    (axis,) = figures.ascents(pd.DataFrame(rows)).axes
+    drawn = lines(axis)
+    np.testing.assert_allclose(drawn["first steps"].get_xydata(), [[0.25, 0.75]])
+    np.testing.assert_allclose(drawn["window before"].get_xydata(), [[0.0, 0.25]])
+    np.testing.assert_allclose(drawn["all"].get_ydata(), [1.0])
+
+
+def test_training_time_shows_ratios_limits_and_the_papers():
+    table = pd.DataFrame(
+        [("DiffAnt", "SHAC-ASAM", 1.9, 1.8, 2.0), ("DiffAnt", "SHAC-ASAM, short ascent", 1.2, 1.1, 1.3)],
+        columns=["task", "side", "ratio", "low", "high"],
+    )
+    limits = {"SHAC-ASAM": 1.85, "SHAC-ASAM, short ascent": 1.35}
+    (axis,) = figures.training_time(table, {"DiffAnt": 1.71}, limits).axes
+    assert [bar.get_width() for bar in axis.patches] == [1.9, 1.2]
+    drawn = [tuple(line.get_xdata()) for line in axis.get_lines()]
+    assert drawn == [(1.8, 2.0), (1.85, 1.85), (1.1, 1.3), (1.35, 1.35), (1.71, 1.71)]
+    assert to_hex(axis.patches[0].get_facecolor()) == COLOURS["SHAC-ASAM"].lower()
+
+
+def test_a_robot_is_drawn_where_it_is():
+    ends = np.zeros((2, 3, 2, 3))
+    ends[1, ..., 0] = 5.0
+    ends[..., 1, 2] = 0.5
+    fig = figures.robot_frames(ends, [0.1, 0.1, 0.2], [0.0, 1.5])
+    first, second = fig.axes
+    assert [axis.get_title(loc="left") for axis in (first, second)] == ["0.0 s, 0.0 m", "1.5 s, 5.0 m"]
+    assert first.get_xlim()[0] < 0 < first.get_xlim()[1] < second.get_xlim()[0] < 5 < second.get_xlim()[1]
+    capsules = second.collections[0].get_segments()
+    assert len(capsules) == 3 and np.ptp([end[:, 1] for end in capsules]) == 0.5
