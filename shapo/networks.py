@@ -181,7 +181,8 @@ class RunningNormalizer:
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         self.mean, self.sum_of_squares = state["mean"].copy(), state["sum_of_squares"].copy()
         self.count = float(state["count"])
-        self._rescale()
+        if self.count:  # before the first batch, nothing is scaled
+            self._rescale()
 
 
 class Policy:

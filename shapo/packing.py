@@ -32,7 +32,17 @@ from shapo.config import METHOD_VERSION, describe
 from shapo.differentiable import experiments as robots
 from shapo.profiles import PROFILES
 from shapo.run import Run
-from shapo.shipped import COLUMNS, TABLES, CorruptPackError, Pack, as_shipped, data_folder, digest, packs
+from shapo.shipped import (
+    COLUMNS,
+    TABLES,
+    CorruptPackError,
+    Pack,
+    as_shipped,
+    data_folder,
+    digest,
+    digest_of_networks,
+    packs,
+)
 from shapo.store import write_atomically
 from shapo.studies import Study
 from shapo.verification import OUTCOMES, exit_status, verify
@@ -88,18 +98,20 @@ def _pack_study(study: Study, folder: Path, partial: bool, replace: bool) -> lis
 def _rows(runs: Sequence[Run]) -> pa.Table:
     """runs.parquet."""
     rows = [_row(run) for run in runs]
-    # Not every trainer times the parts of an epoch.
-    return pa.table({column: [row.get(column, np.nan) for row in rows] for column in COLUMNS})
+    return pa.table({column: [row[column] for row in rows] for column in (*COLUMNS, "networks_sha256")})
 
 
 def _row(run: Run) -> dict[str, Any]:
     config = run.config
     if run.pack:  # its digests are of tables that are not here
-        return run.pack.runs.loc[config.run_id].to_dict() | {"run_id": config.run_id}
-    row = {
+        shipped = run.pack.runs.loc[config.run_id].to_dict()
+        return shipped | {"run_id": config.run_id, "networks_sha256": run.pack.networks_digest(config.run_id)}
+    networks = run.shipped_networks
+    row = dict.fromkeys(("rollout", "actor", "critics"), np.nan) | {  # not every trainer times the parts of an epoch
         "run_id": config.run_id, "name": run.path.name, "task": config.task,
         "algorithm": type(config.algorithm).__name__, "seed": config.seed, "method": METHOD_VERSION,
         "config": json.dumps(describe(config)), "provenance": json.dumps(run.provenance),
+        "networks_sha256": digest_of_networks(networks) if networks else None,
     } | run.timing.median().to_dict()  # fmt: skip
     for name in TABLES:
         table = getattr(run, name)
@@ -116,16 +128,9 @@ def _networks(runs: Sequence[Run]) -> pa.Table | None:
             "bytes": array.tobytes(),
         }
         for run in runs
-        for name, array in _shipped_networks(run).items()
+        for name, array in run.shipped_networks.items()
     ]  # fmt: skip
     return pa.Table.from_pylist(rows) if rows else None
-
-
-def _shipped_networks(run: Run) -> dict[str, np.ndarray]:
-    prefixes = run.config.shipped_networks
-    return (
-        {name: array for name, array in run.networks.items() if name.startswith(prefixes)} if prefixes else {}
-    )
 
 
 def _tidy(runs: Sequence[Run], name: str) -> pa.Table:
@@ -181,11 +186,11 @@ def _put(target: Path, runs: Sequence[Run]) -> None:
             for name in TABLES:
                 if not new.table(name, run.config.run_id).equals(as_shipped(name, getattr(run, name))):
                     raise RuntimeError(f"{name} of {run!r} would not come back the same; nothing was packed")
-            for array_name, array in _shipped_networks(run).items():
-                if new.networks(run.config.run_id)[array_name].tobytes() != array.tobytes():
-                    raise RuntimeError(
-                        f"{array_name} of {run!r} would not come back the same; nothing was packed"
-                    )
+            back, packed = (
+                digest_of_networks(n) for n in (new.networks(run.config.run_id), run.shipped_networks)
+            )
+            if back != packed:
+                raise RuntimeError(f"networks of {run!r} would not come back the same; nothing was packed")
         if target.exists():
             os.rename(target, aside)
         os.rename(temporary, target)
@@ -224,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return _verify(options) if options.command == "verify" else _pack(options)
-    except (ValueError, CorruptPackError) as error:
+    except (ValueError, CorruptPackError, FileNotFoundError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
 

@@ -165,6 +165,16 @@ class Run:
         return self.load()[0]
 
     @property
+    def shipped_networks(self) -> dict[str, np.ndarray]:
+        """Those of `networks` that a pack holds; none of most configs."""
+        prefixes = self.config.shipped_networks
+        return (
+            {name: array for name, array in self.networks.items() if name.startswith(prefixes)}
+            if prefixes
+            else {}
+        )
+
+    @property
     def actor(self) -> Policy:  # of a RobotConfig: a RobotPolicy
         """The trained policy, ready to roll out. Raises FileNotFoundError where there is none, or none is shipped."""
         return self.config.policy(self.networks)
@@ -224,7 +234,9 @@ def _load(path: Path, *_version: int) -> tuple[dict[str, np.ndarray], dict]:
 @functools.cache
 def provenance() -> dict:
     """Package versions, commit and machine of this process."""
-    names = ("torch", "numpy", "mujoco", "gymnasium", "safety-gymnasium", "newton", "warp-lang")
+    names = (
+        "torch", "numpy", "mujoco", "gymnasium", "safety-gymnasium", "newton", "warp-lang", "stable-baselines3",
+    )  # fmt: skip
     return {
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in names},

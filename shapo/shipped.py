@@ -14,7 +14,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,15 @@ def packs(folder: str | Path | None = None) -> list[Pack]:
 def digest(table: pd.DataFrame) -> str:
     """SHA-256 of a table of a run, as the progress.csv or episodes.csv that the run store keeps of a finished run."""
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+
+
+def digest_of_networks(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of arrays with their names, types and shapes."""
+    whole = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        whole.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        whole.update(array.tobytes())
+    return whole.hexdigest()
 
 
 def as_shipped(name: str, table: pd.DataFrame) -> pd.DataFrame:
@@ -106,6 +115,11 @@ class Pack:
             }
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptPackError(self._says("networks", str(error))) from error
+
+    def networks_digest(self, run_id: str) -> str | None:
+        """`digest_of_networks` of what was packed of a run, if networks were."""
+        recorded = self._by_id[run_id].get("networks_sha256")  # older packs have no such column
+        return recorded if isinstance(recorded, str) else None
 
     def provenance(self, run_id: str) -> list[dict]:
         """As `Run.provenance`."""

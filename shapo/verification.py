@@ -16,7 +16,16 @@ import pandas as pd
 
 from shapo.config import METHOD_VERSION, Config, config_from
 from shapo.run import Run, provenance
-from shapo.shipped import TABLES, CorruptPackError, Pack, as_shipped, data_folder, digest, packs
+from shapo.shipped import (
+    TABLES,
+    CorruptPackError,
+    Pack,
+    as_shipped,
+    data_folder,
+    digest,
+    digest_of_networks,
+    packs,
+)
 from shapo.studies import Study, StudyError
 
 OUTCOMES = {
@@ -123,6 +132,13 @@ def _compare(pack: Pack, run_id: str, run: Run) -> Verdict:
         if not (same_digest and ours.equals(theirs)):
             differences.append(f"{name}: {difference(ours, theirs)}")
             edited |= same_digest
+    if recorded := pack.networks_digest(run_id):
+        ours, theirs = (
+            digest_of_networks(arrays) for arrays in (run.shipped_networks, pack.networks(run_id))
+        )
+        if not ours == theirs == recorded:
+            differences.append("networks: their parameters")
+            edited |= ours == recorded
     if not differences:
         return Verdict(label, "identical")
     conditions = _conditions(pack.provenance(run_id))

@@ -116,18 +116,18 @@ def summary(measurements: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(["median", "min", "max"]).reset_index()
 
 
-def store(measurements: pd.DataFrame, folder: Path) -> Path:
-    """Writes benchmarks.csv: the measurements with commit, machine and package versions in every row."""
+def store(measurements: pd.DataFrame, folder: Path, name: str = "benchmarks") -> Path:
+    """Writes name.csv: the measurements with commit, machine and package versions in every row."""
     here = provenance()
     versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
     machine = f"{here['machine']}, {os.cpu_count()} cores"
     table = measurements.assign(machine=machine, commit=here["commit"], versions=versions)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "benchmarks.csv"
+    path = folder / f"{name}.csv"
     write_atomically(path, table.to_csv(index=False).encode())
     return path
 
 
-def read(folder: Path) -> pd.DataFrame:
+def read(folder: Path, name: str = "benchmarks") -> pd.DataFrame:
     """What `store` wrote there."""
-    return pd.read_csv(folder / "benchmarks.csv", keep_default_na=False, na_values={"value": ""})
+    return pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values={"value": ""})

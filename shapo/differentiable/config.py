@@ -89,8 +89,11 @@ class SHAC(_OnRobots):
 
 @dataclass(frozen=True)
 class PPO(_OnRobots):
-    """Proximal policy optimisation, the zeroth-order reference: stable-baselines3's, with its default settings but for
-    the batch, which many robots fill, and networks of SHAC's sizes. None stands for the robot's own.
+    """Proximal policy optimisation, the zeroth-order reference: stable-baselines3's, with its default settings.
+
+    But for these: the batch, which many robots fill; networks of SHAC's sizes, also of ELU, but without its layer
+    normalisation; observations and rewards scaled by running moments (clipped to ±10); SHAC's first σ. Actions are
+    clipped to ±1, where SHAC's are squashed. None stands for the robot's own.
     """
 
     minibatches_field: ClassVar[str] = "minibatches"
@@ -133,9 +136,9 @@ class RobotConfig(RunConfig):
     task: str = "DiffAnt"  # a name in shapo.differentiable.robots.ROBOTS
     algorithm: SHAC | PPO = SHAC()
     actor: Perturbation | None = None  # of SHAC. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC
-    ascent_horizon: int | None = (
-        None  # steps of the window whose gradient gives ε; None: all h, as in the paper
-    )
+    # Steps of the window whose gradient gives ε; None: all h, as in the paper. With fewer, the whole window is rolled
+    # out at θ + ε alone, and what is recorded is that policy's.
+    ascent_horizon: int | None = None
     iterations: int = 500  # updates of the actor
     seed: int = 0  # of everything random in the run
     num_envs: int = 64  # N, robots simulated together
@@ -166,6 +169,13 @@ class RobotConfig(RunConfig):
             raise ValueError(
                 f"num_envs × horizon = {self.steps_per_epoch} samples cannot make {minibatches} minibatches: raise "
                 f"num_envs or horizon, or lower {field}"
+            )
+        if isinstance(self.algorithm, PPO) and (
+            self.steps_per_epoch % minibatches or self.steps_per_epoch == minibatches
+        ):
+            raise ValueError(
+                f"minibatches must divide num_envs × horizon = {self.steps_per_epoch} samples into equal parts of 2 or "
+                f"more; got {minibatches}"
             )
         object.__setattr__(self, "algorithm", self.algorithm.prepared(self.task))
         describe(self)  # a perturbation that cannot be named cannot be stored either: say so now

@@ -30,21 +30,21 @@ def shac_asam(profile: str) -> Experiment:
     )
 
 
-def ppo(profile: str) -> Experiment:
-    """The Ant with PPO: notebook 22."""
+def ppo(profile: str, task: str = "DiffAnt") -> Experiment:
+    """A robot with PPO: notebook 22."""
     budget = PROFILES[profile]
     algorithm = PPO(horizon=4 * budget.robot_horizon)
     iterations = PPO_STEPS * budget.robot_iterations * budget.robot_horizon // algorithm.horizon
     settings = {"algorithm": algorithm, "iterations": iterations}
-    return {("DiffAnt", "PPO"): _seeds("DiffAnt", None, profile, **settings)}
+    return {(task, "PPO"): _seeds(task, None, profile, **settings)}
 
 
 def humanoid(profile: str) -> Experiment:
-    """The Humanoid with SHAC and with SHAC-ASAM."""
+    """The Humanoid with SHAC, SHAC-ASAM and PPO."""
     return {
         ("DiffHumanoid", "SHAC"): _seeds("DiffHumanoid", None, profile),
         ("DiffHumanoid", asam(RHO)): _seeds("DiffHumanoid", AdaptiveSAM(RHO), profile),
-    }
+    } | ppo(profile, "DiffHumanoid")
 
 
 def robots(profile: str) -> Experiment:
@@ -61,10 +61,11 @@ EXPERIMENTS = {build.__name__: build for build in (shac, shac_asam, ppo, humanoi
 
 
 def study(name: str, profile: str) -> Study:
-    """The runs of an experiment by name. Raises ValueError for one that there is not."""
+    """The runs of an experiment by name; "robots", what ships, by profile. Raises ValueError for an unknown name."""
     if name not in EXPERIMENTS:
         raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}; got {name!r}")
-    return Study(name, [config for configs in EXPERIMENTS[name](profile).values() for config in configs])
+    configs = [config for configs in EXPERIMENTS[name](profile).values() for config in configs]
+    return Study(f"robots-{profile}" if name == "robots" else name, configs)
 
 
 def _seeds(task: str, actor: AdaptiveSAM | None, profile: str, **settings) -> list[RobotConfig]:

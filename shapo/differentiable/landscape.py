@@ -81,22 +81,28 @@ def sharpness(
     config: RobotConfig, networks: Mapping[str, np.ndarray], radii: Sequence[float], windows: int = 4,
     directions: int = 8, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """How L rises away from a trained policy: columns direction (worst, random), radius, rise = L(θ + ε) − L(θ).
+    """How L rises away from a trained policy.
 
-    The worst direction is that of the mean gradient of `windows` windows; rises are means over as many others, those of
-    random directions also over `directions` of them.
+    Columns: direction (worst, random), radius, loss = L(θ), rise = L(θ + ε) − L(θ).
+    The worst direction is that of the mean gradient of `windows` windows; rises are means over as many windows of other
+    robots, those of random directions also over `directions` of them.
     """
-    around = Landscape(config, networks, seed)
-    ascent = torch.stack([around.gradient(around.noise()) for _ in range(windows)]).mean(0)
-    held_out = [around.noise() for _ in range(windows)]
-    here = np.array([around.loss(0.0, noise) for noise in held_out])
-    ways = {"worst": [around.worst(ascent, 1.0)], "random": [around.random(1.0) for _ in range(directions)]}
+    search, judge = (Landscape(config, networks, s) for s in (seed, seed + 1))
+    ascent = torch.stack([search.gradient(search.noise()) for _ in range(windows)]).mean(0)
+    noises = [judge.noise() for _ in range(windows)]
+    here = np.array([judge.loss(0.0, noise) for noise in noises])
+    ways = {"worst": [search.worst(ascent, 1.0)], "random": [search.random(1.0) for _ in range(directions)]}
     rows = [
-        (way, radius, np.mean([[around.loss(radius * e, noise) for noise in held_out] for e in units] - here))
+        (
+            way,
+            radius,
+            here.mean(),
+            np.mean([[judge.loss(radius * e, noise) for noise in noises] for e in units] - here),
+        )
         for way, units in ways.items()
         for radius in radii
     ]
-    return pd.DataFrame(rows, columns=["direction", "radius", "rise"])
+    return pd.DataFrame(rows, columns=["direction", "radius", "loss", "rise"])
 
 
 def ascents(
@@ -105,25 +111,27 @@ def ascents(
 ) -> pd.DataFrame:  # fmt: skip
     """What a cheap ascent finds: columns ascent, share (of the exact one's simulation), rise of L at its ε, cosine.
 
-    All look for ε on one window and are judged on another with other noise, the same for all. ascent: all of the
+    All look for ε on one window and are judged on another, of other robots, the same for all. ascent: all of the
     window; the first steps of all robots; all steps of the first robots; the gradient of the window before, which costs
     nothing. cosine: of T∇L with that of the whole window.
     """
-    around, rows = Landscape(config, networks, seed), []
+    around, judge, rows = Landscape(config, networks, seed), Landscape(config, networks, seed + 1), []
     horizon, robots = config.algorithm.horizon, config.num_envs
     for _ in range(repeats):
         around.advance()
-        noise, other, judge = (around.noise() for _ in range(3))
+        judge.advance()
+        noise, other, unseen = around.noise(), around.noise(), judge.noise()
         gradients = {
             ("all", 1.0): around.gradient(noise),
             ("window before", 0.0): around.gradient(other, earlier=True),
         }
         for share in shares:
-            gradients["first steps", 1 / share] = around.gradient(noise[: max(1, horizon // share)])
-            gradients["first robots", 1 / share] = around.gradient(noise, max(1, robots // share))
-        here, exact = around.loss(0.0, judge), around.theta.abs() * gradients["all", 1.0]
+            steps, few = max(1, horizon // share), max(1, robots // share)
+            gradients["first steps", steps / horizon] = around.gradient(noise[:steps])
+            gradients["first robots", few / robots] = around.gradient(noise, few)
+        here, exact = judge.loss(0.0, unseen), around.theta.abs() * gradients["all", 1.0]
         for (ascent, share), gradient in gradients.items():
-            rise = around.loss(around.worst(gradient, rho), judge) - here
+            rise = judge.loss(around.worst(gradient, rho), unseen) - here
             cosine = torch.cosine_similarity(around.theta.abs() * gradient, exact, dim=0)
             rows.append((ascent, share, rise, float(cosine)))
     return pd.DataFrame(rows, columns=["ascent", "share", "rise", "cosine"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,6 +28,12 @@ class RobotPolicy:
     ):  # fmt: skip
         self.actor, self.theta, self.clip = actor, torch.from_numpy(theta.copy()), clip
         self.mean, self.scale = (torch.from_numpy(np.asarray(array)).float() for array in (mean, scale))
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that decides how it acts."""
+        arrays = [tensor.numpy() for tensor in (self.theta, self.mean, self.scale)]
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:12]
 
     def __call__(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
         """noise: ξ (N, act), standard normal, to sample from the policy; the mode without."""

@@ -108,14 +108,21 @@ class PPOTrainer(RobotTrainer):
     def run_epoch(self) -> dict:
         """One iteration: a rollout and `passes` over it; returns its row of progress."""
         self.robots.window, clock = Window(), time.perf_counter()
-        with _seeded(self.config.seed, self.epoch):
-            self.model.learn(self.config.steps_per_epoch, log_interval=None, reset_num_timesteps=False)
-        for parameter in self.model.policy.parameters():
-            if not torch.isfinite(parameter).all():
-                raise NonFiniteError("parameters of the actor or the critic became non-finite")
+        with _seeded(self.config.seed, self.epoch + 1):  # not + 0, which SeedSequence takes for none
+            try:
+                self.model.learn(self.config.steps_per_epoch, log_interval=None, reset_num_timesteps=False)
+            except ValueError:  # how PyTorch's distributions refuse NaN
+                self._check_parameters()
+                raise
+        self._check_parameters()
         logged = self.model.logger.name_to_value
         log = {name: float(logged[theirs]) for theirs, name in LOGGED.items()}
         return self.account(self.robots.window, log, {"total": time.perf_counter() - clock})
+
+    def _check_parameters(self) -> None:
+        for parameter in self.model.policy.parameters():
+            if not torch.isfinite(parameter).all():
+                raise NonFiniteError("parameters of the actor or the critic became non-finite")
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         """Everything the next iteration depends on and everything recorded: (arrays, JSON-able values)."""

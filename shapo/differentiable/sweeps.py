@@ -1,13 +1,16 @@
 """Which conditions the figures of Section 6 show, and their rollouts, kept in a file so that none is made twice.
 
-figures/data/rollouts.parquet    a row per rollout: run_id, the condition in full, count, seed, rollout, outcome
+`rollouts.parquet` in `figures/data/` has a row per rollout: run_id, the digest of the policy, the condition in full,
+count, seed, rollout, and how it went.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import pandas as pd
 from filelock import FileLock
 from tqdm import tqdm
 
+from shapo.differentiable.policy import RobotPolicy
 from shapo.differentiable.robots import ROBOTS
 from shapo.differentiable.robustness import Condition, checked, sweep
 from shapo.run import Run
@@ -24,7 +28,7 @@ from shapo.store import write_atomically
 NOISE = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # λ, Figures 2 and 4
 FRICTION = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # μ, Figure 3
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of k_e and k_d in training, Figure 1
-KEY = ["run_id", "noise", "stiffness", "damping", "friction", "count", "seed"]
+KEY = ["run_id", "policy", "noise", "stiffness", "damping", "friction", "count", "seed"]
 
 
 def action_noise() -> list[Condition]:
@@ -52,7 +56,7 @@ def kept_sweep(
 ) -> pd.DataFrame:  # fmt: skip
     """`robustness.sweep` of the policies of trained runs; what `store` has is read there, what it has not is added.
 
-    runs: by algorithm; those of which no policy is there are left out. Returns a row per rollout: algorithm, those of
+    runs: by algorithm; those that are not available are left out. Returns a row per rollout: algorithm, those of
     KEY, return, length, failed, diverged. store: a parquet file; None keeps nothing.
     """
     kept = pd.read_parquet(store) if store is not None and store.exists() else pd.DataFrame(columns=KEY)
@@ -61,34 +65,24 @@ def kept_sweep(
     bar = tqdm(wanted, desc="robustness", unit="policy", file=sys.stdout, disable=not progress)
     tables = []
     for algorithm, run in bar:
-        keys = [_key(run, condition, count, seed) for condition in conditions]
-        missing = [condition for key, condition in zip(keys, conditions, strict=True) if key not in have]
-        if missing:
-            fresh = _fresh(run, missing, count, seed)
+        policy = run.actor
+        identity = {"run_id": run.config.run_id, "policy": policy.digest}
+        keys = list(dict.fromkeys(_key(run, policy, condition, count, seed) for condition in conditions))
+        if missing := [dict(zip(KEY[2:6], key[2:6], strict=True)) for key in keys if key not in have]:
+            rollouts = sweep({"": [policy]}, run.config.task, missing, count, seed, progress=False)
+            rollouts = rollouts.drop(columns="algorithm").assign(**identity, count=count, seed=seed)
+            kept = _added(kept, rollouts.astype({"return": np.float32, "length": np.int32}), store)
             have |= set(keys)
-            kept = _added(kept, fresh, store)
         chosen = pd.DataFrame(keys, columns=KEY)
         tables.append(chosen.merge(kept, on=KEY, validate="one_to_many").assign(algorithm=algorithm))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["algorithm", *KEY])
 
 
-def _key(run: Run, condition: Condition, count: int, seed: int) -> tuple:
+def _key(run: Run, policy: RobotPolicy, condition: Condition, count: int, seed: int) -> tuple:
     """The condition with what it does not name as in training."""
     robot = ROBOTS[run.config.task]
     full = {"noise": 0.0, "stiffness": robot.stiffness, "damping": robot.damping, "friction": robot.friction}
-    return run.config.run_id, *(full | checked(condition)).values(), count, seed
-
-
-def _fresh(run: Run, conditions: Sequence[Condition], count: int, seed: int) -> pd.DataFrame:
-    """Rollouts of one run's policy, under full conditions."""
-    full = [
-        dict(zip(KEY[1:5], _key(run, condition, count, seed)[1:5], strict=True)) for condition in conditions
-    ]
-    table = sweep({"": [run.actor]}, run.config.task, full, count, seed, progress=False)
-    table = table.drop(columns=["algorithm", "policy"]).assign(
-        run_id=run.config.run_id, count=count, seed=seed
-    )
-    return table.astype({"return": np.float32, "length": np.int32})
+    return run.config.run_id, policy.digest, *(full | checked(condition)).values(), count, seed
 
 
 def _added(kept: pd.DataFrame, fresh: pd.DataFrame, store: Path | None) -> pd.DataFrame:
@@ -96,11 +90,11 @@ def _added(kept: pd.DataFrame, fresh: pd.DataFrame, store: Path | None) -> pd.Da
     if store is None:
         return pd.concat([kept, fresh], ignore_index=True) if len(kept) else fresh
     store.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(store.with_suffix(".lock")):
+    name = hashlib.sha256(str(store.resolve()).encode()).hexdigest()[:12]
+    with FileLock(Path(tempfile.gettempdir(), f"shapo-rollouts-{name}.lock")):
         there = pd.read_parquet(store) if store.exists() else fresh[:0]
         both = pd.concat([there, fresh], ignore_index=True).drop_duplicates([*KEY, "rollout"])
         buffer = io.BytesIO()
         both.to_parquet(buffer, index=False, compression="zstd")
         write_atomically(store, buffer.getvalue())
-    store.with_suffix(".lock").unlink(missing_ok=True)
     return both

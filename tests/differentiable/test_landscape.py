@@ -63,6 +63,47 @@ def test_the_worst_direction_is_worse_than_a_random_one(networks):
     assert table.equals(sharpness(CONFIG, networks, radii=(0.0, 0.3), windows=4, directions=4))
 
 
+def test_an_earlier_window_is_another(around):
+    noise = around.noise()
+    assert not torch.allclose(around.gradient(noise, earlier=True), around.gradient(noise))
+    assert torch.equal(around.gradient(noise), around.gradient(noise))
+
+
+@pytest.mark.parametrize("measure", [sharpness, ascents])
+def test_directions_are_judged_on_windows_that_the_search_did_not_see(networks, monkeypatch, measure):
+    """Neither the states they begin in nor their noise; what `advance` rolls out is no judgement."""
+    searched, judged = [], []
+    gradient, loss, advance = Landscape.gradient, Landscape.loss, Landscape.advance
+
+    def seen(around, noise, earlier=False):
+        return (around.earlier if earlier else around.start)[0]["q"].tobytes(), noise.numpy().tobytes()
+
+    def on_gradient(self, noise, *args, **kwargs):
+        searched.append(seen(self, noise, **kwargs))
+        return gradient(self, noise, *args, **kwargs)
+
+    def on_loss(self, epsilon, noise):
+        judged.append(seen(self, noise))
+        return loss(self, epsilon, noise)
+
+    def on_advance(self):
+        count = len(judged)
+        advance(self)
+        del judged[count:]
+
+    for name, method in (("gradient", on_gradient), ("loss", on_loss), ("advance", on_advance)):
+        monkeypatch.setattr(Landscape, name, method)
+    few = (
+        {"radii": (0.3,), "windows": 2, "directions": 1}
+        if measure is sharpness
+        else {"rho": 0.3, "repeats": 2}
+    )
+    measure(CONFIG, networks, **few)
+    for kind in (0, 1):
+        there, here = ({window[kind] for window in windows} for windows in (searched, judged))
+        assert there and here and not there & here
+
+
 def test_cheap_ascents(networks):
     table = ascents(CONFIG, networks, rho=0.3, shares=(2,), repeats=3)
     assert table.groupby("ascent").size().to_dict() == {

@@ -206,13 +206,14 @@ def test_rho_to_0_is_shac_to_the_last_bit(tmp_path):
     assert plain.to_csv() == asam.to_csv()
 
 
-def test_interrupted_and_resumed_to_the_last_bit(tmp_path, monkeypatch):
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_interrupted_and_resumed_to_the_last_bit(tmp_path, monkeypatch, epoch):
     config = replace(CONFIG, actor=AdaptiveSAM(0.5))
     whole = train(config, runs=tmp_path / "whole", progress=False)
     run_epoch = SHACTrainer.run_epoch
 
     def stopping(self):
-        if self.epoch == 2:
+        if self.epoch == epoch:
             raise KeyboardInterrupt
         return run_epoch(self)
 

@@ -1,5 +1,8 @@
 """Robots' results as they ship: tables and policies come back from a pack, and training again gives the same."""
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -38,6 +41,15 @@ def test_policies_ship(store, tmp_path):
     pack(shapo.Study("robots", CONFIGS, runs=tmp_path / "empty"))  # what is only shipped stays
     assert (tmp_path / "data" / "robots" / "networks.parquet").read_bytes() == before
     assert [verdict.outcome for verdict in verify(None)] == ["identical"] * 2
+
+
+def test_another_policy_in_a_pack_is_found(store, tmp_path):
+    path = tmp_path / "data" / "robots" / "networks.parquet"
+    table = pq.read_table(path).to_pandas()
+    row = table.index[(table.name == "theta")][0]
+    table.at[row, "bytes"] = (np.frombuffer(table.at[row, "bytes"], np.float32) * 1.5).tobytes()
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), path)
+    assert sorted(verdict.outcome for verdict in verify(None)) == ["edited", "identical"]
 
 
 def test_damaged_networks_are_named(store, tmp_path):

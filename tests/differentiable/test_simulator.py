@@ -83,6 +83,12 @@ def test_mass_matrix_is_newtons_without_its_zeros():
     np.testing.assert_allclose(found[0], H, rtol=1e-4, atol=1e-4)
     H = found[0].reshape(count, dofs, dofs)
     np.testing.assert_array_equal(H, H.swapaxes(1, 2))
+    # Of Σ w H with H = JᵀMJ: adj_J = MJ (W + Wᵀ), however the two products share it out.
+    W = np.sin(np.arange(H.size)).reshape(H.shape)
+    for kernel in (dense, ours):
+        _, through_J, adj_P = products(kernel, J, P, transpose=True)
+        adj_J = through_J.reshape(J.shape) + M @ adj_P.reshape(J.shape)
+        np.testing.assert_allclose(adj_J, M @ J @ (W + W.swapaxes(1, 2)), rtol=1e-3, atol=2e-3)
 
 
 def mujoco_reference(robot) -> mujoco.MjModel:

@@ -49,7 +49,35 @@ def test_what_is_kept_is_not_made_again(runs, tmp_path, monkeypatch):
     assert [[c["noise"] for c in arguments[2]] for arguments in made] == [[0.5], [0.5]]
     sweeps.kept_sweep(runs, [{}], count=3, seed=1, store=store, progress=False)
     assert len(made) == 4
-    assert sorted(path.name for path in store.parent.iterdir()) == ["rollouts.parquet"]
+    assert [path.name for path in store.parent.iterdir()] == ["rollouts.parquet"]
+
+
+def test_another_policy_of_the_same_config_has_rollouts_of_its_own(runs, tmp_path):
+    store, run = tmp_path / "rollouts.parquet", runs["one"][0]
+    before = sweeps.kept_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
+    arrays, meta = run.load()
+    arrays = arrays | {"theta": arrays["theta"] + np.float32(0.1)}
+    run.save(
+        arrays,
+        {name: value for name, value in meta.items() if name not in ("config", "method", "provenance")},
+    )
+    after = sweeps.kept_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
+    assert (after["return"] != before["return"]).all() and len(pd.read_parquet(store)) == 6
+
+
+def test_what_another_process_added_meanwhile_stays(runs, tmp_path, monkeypatch):
+    store, added = tmp_path / "rollouts.parquet", sweeps._added
+
+    def others_first(kept, fresh, path):
+        monkeypatch.setattr(sweeps, "_added", added)
+        sweeps.kept_sweep({"two": runs["two"]}, [{}], count=3, store=store, progress=False)
+        return added(kept, fresh, path)
+
+    monkeypatch.setattr(sweeps, "_added", others_first)
+    table = sweeps.kept_sweep(
+        {"one": runs["one"]}, [{}, {"noise": 0.0}], count=3, store=store, progress=False
+    )
+    assert len(table) == 3 and pd.read_parquet(store).run_id.nunique() == 2
 
 
 def test_they_are_the_rollouts_of_that_policy_under_that_condition(runs, tmp_path):
