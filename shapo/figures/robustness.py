@@ -101,7 +101,7 @@ def sharpness(table: pd.DataFrame) -> Figure:
     """How the loss rises away from trained policies, along the worst direction and along random ones.
 
     Args:
-        table: columns algorithm, seed, direction, radius, rise. Thick: mean over seeds; thin: a seed.
+        table: columns algorithm, seed, direction, radius, rise (of |L|). Thick: mean over seeds; thin: a seed.
     """
     fig, axes = canvas(PAGE, 2.5, 2)
     chosen = robustness_colours(list(dict.fromkeys(table.algorithm)))
@@ -110,12 +110,8 @@ def sharpness(table: pd.DataFrame) -> Figure:
             curves = rows.pivot(index="radius", columns="seed", values="rise")
             axis.plot(curves.index, curves, color=chosen[name], lw=0.6, alpha=0.5)
             axis.plot(curves.index, curves.mean(axis=1), color=chosen[name], marker="o", ms=2.5, label=name)
-        say(
-            axis,
-            f"{way} direction" + "s" * (way == "random"),
-            r"$\|T^{-1}\epsilon\|$",
-            r"$L(\theta+\epsilon)-L(\theta)$",
-        )
+        name = f"{way} direction" + "s" * (way == "random")
+        say(axis, name, r"size $\|T^{-1}\epsilon\|$", r"rise of the loss, of $|\mathcal{L}|$")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(chosen))
     return fig
 
