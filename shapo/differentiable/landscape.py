@@ -59,10 +59,15 @@ class Landscape:
         self.trainer.put(self.start)
         return float(self.trainer.rollout(self.theta + epsilon, noise).loss)
 
-    def gradient(self, noise: Tensor, robots: int | None = None, earlier: bool = False) -> Tensor:
-        """∇L(θ) of the window with this noise; robots: of the first so many alone. earlier: of the window before."""
+    def gradient(
+        self, noise: Tensor, epsilon: Tensor | float = 0.0, robots: int | None = None, earlier: bool = False
+    ) -> Tensor:
+        """∇L(θ + ε) of the window with this noise.
+
+        robots: of the first so many alone. earlier: of the window before.
+        """
         self.trainer.put(self.earlier if earlier else self.start)
-        theta = self.theta.clone().requires_grad_()
+        theta = (self.theta + epsilon).requires_grad_()
         weight = (torch.arange(self.trainer.config.num_envs) < (robots or np.inf)).float()
         (gradient,) = torch.autograd.grad(self.trainer.rollout(theta, noise, weight).loss, theta)
         return gradient
@@ -128,7 +133,7 @@ def ascents(
         for share in shares:
             steps, few = max(1, horizon // share), max(1, robots // share)
             gradients["first steps", steps / horizon] = around.gradient(noise[:steps])
-            gradients["first robots", few / robots] = around.gradient(noise, few)
+            gradients["first robots", few / robots] = around.gradient(noise, robots=few)
         here, exact = judge.loss(0.0, unseen), around.theta.abs() * gradients["all", 1.0]
         for (ascent, share), gradient in gradients.items():
             rise = judge.loss(around.worst(gradient, rho), unseen) - here

@@ -33,6 +33,9 @@ def test_the_gradient_is_that_of_the_loss(around):
     first, last = around.gradient(noise, robots=3), around.gradient(noise)
     assert not torch.equal(first, last)
     np.testing.assert_array_equal(around.gradient(noise, robots=4), last)
+    moved = around.worst(gradient, 0.2)
+    slope = (around.loss(moved + step * unit, noise) - around.loss(moved - step * unit, noise)) / (2 * step)
+    assert slope == pytest.approx(float(around.gradient(noise, moved) @ unit), rel=0.03)
 
 
 def test_robots_of_weight_0_do_not_count(around):
@@ -79,7 +82,7 @@ def test_directions_are_judged_on_windows_that_the_search_did_not_see(networks, 
         return (around.earlier if earlier else around.start)[0]["q"].tobytes(), noise.numpy().tobytes()
 
     def on_gradient(self, noise, *args, **kwargs):
-        searched.append(seen(self, noise, **kwargs))
+        searched.append(seen(self, noise, kwargs.get("earlier", False)))
         return gradient(self, noise, *args, **kwargs)
 
     def on_loss(self, epsilon, noise):
