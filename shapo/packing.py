@@ -98,7 +98,8 @@ def _pack_study(study: Study, folder: Path, partial: bool, replace: bool) -> lis
 def _rows(runs: Sequence[Run]) -> pa.Table:
     """runs.parquet."""
     rows = [_row(run) for run in runs]
-    return pa.table({column: [row[column] for row in rows] for column in (*COLUMNS, "networks_sha256")})
+    columns = (*COLUMNS, "networks_sha256") if any(row["networks_sha256"] for row in rows) else COLUMNS
+    return pa.table({column: [row[column] for row in rows] for column in columns})
 
 
 def _row(run: Run) -> dict[str, Any]:
