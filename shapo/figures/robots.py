@@ -119,6 +119,6 @@ class _Robot:
         order = np.argsort(-depth)
         nearness = np.interp(depth, [depth.min(), depth.max() + 1e-9], [1.0, 0.3])[order, None]
         segments = capsules[order][..., [0, 2]]
-        segments[:, 1, 0] += 1e-3  # of a sphere, whose ends are one, nothing would be drawn
+        segments[:, 1, 0] += 0.02  # metres: of a sphere, whose ends are one pixel, nothing would be drawn
         colours = nearness * np.array(to_rgb(BLUE)) + (1 - nearness)
         self.lines.set(segments=list(segments), linewidths=self.widths[order], colors=colours)
