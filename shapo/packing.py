@@ -9,13 +9,11 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import os
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +23,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 
 from shapo import experiments
 from shapo.config import METHOD_VERSION, describe
@@ -43,7 +40,7 @@ from shapo.shipped import (
     digest_of_networks,
     packs,
 )
-from shapo.store import write_atomically
+from shapo.store import lock_of, write_atomically
 from shapo.studies import Study
 from shapo.verification import OUTCOMES, exit_status, verify
 
@@ -64,8 +61,7 @@ def pack(
         raise ValueError(
             f"the study's name becomes a folder's, so it must be a plain name; got {study.name!r}"
         )
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-    with FileLock(Path(tempfile.gettempdir(), f"shapo-packing-{name}.lock")):  # one packer at a time
+    with lock_of(folder):  # one packer at a time
         return _pack_study(study, folder, partial, replace)
 
 

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 MAGIC = b"shapo-checkpoint-1"
 TABLES = ("progress", "episodes", "timing")
@@ -62,6 +64,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def lock_of(path: Path) -> FileLock:
+    """For one writer of `path` at a time; its file lies in the system's temporary folder, not where results ship."""
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    return FileLock(Path(tempfile.gettempdir(), f"shapo-{name}.lock"))
 
 
 def remove_leftovers(folder: Path) -> None:

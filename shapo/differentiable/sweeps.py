@@ -6,24 +6,21 @@ count, seed, rollout, and how it went.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from tqdm import tqdm
 
 from shapo.differentiable.policy import RobotPolicy
 from shapo.differentiable.robots import ROBOTS
 from shapo.differentiable.robustness import Condition, checked, sweep
 from shapo.run import Run
-from shapo.store import write_atomically
+from shapo.store import lock_of, write_atomically
 
 NOISE = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # λ, Figures 2 and 4
 FRICTION = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # μ, Figure 3
@@ -90,8 +87,7 @@ def _added(kept: pd.DataFrame, fresh: pd.DataFrame, store: Path | None) -> pd.Da
     if store is None:
         return pd.concat([kept, fresh], ignore_index=True) if len(kept) else fresh
     store.parent.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(store.resolve()).encode()).hexdigest()[:12]
-    with FileLock(Path(tempfile.gettempdir(), f"shapo-rollouts-{name}.lock")):
+    with lock_of(store):
         there = pd.read_parquet(store) if store.exists() else fresh[:0]
         both = pd.concat([there, fresh], ignore_index=True).drop_duplicates([*KEY, "rollout"])
         buffer = io.BytesIO()
