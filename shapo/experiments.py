@@ -6,13 +6,13 @@ configs, hence the same runs: `Study` trains them once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from shapo.algorithms import ALGORITHMS, PIDLag, TrustRegion
-from shapo.config import Config
+from shapo.config import Config, RunConfig
 from shapo.envs import TASKS
 from shapo.profiles import DIALS, PROFILES
 from shapo.run import Run
@@ -176,13 +176,21 @@ def study(name: str, profile: str) -> Study:
     return Study(profile if name == "all" else name, configs)
 
 
+def available_runs(experiment: Mapping[Hashable, Sequence[RunConfig]]) -> dict[Hashable, list[Run]]:
+    """Of each setting, the runs that are there; settings without any are left out."""
+    runs = {
+        setting: [run for config in configs if (run := Run(config)).available]
+        for setting, configs in experiment.items()
+    }
+    return {setting: several for setting, several in runs.items() if several}
+
+
 def results(experiment: Experiment) -> pd.DataFrame:
     """A row per run that is there: task, baseline, variant, seed, and its `summary`; runs that are not are left out."""
     rows = [
-        {"task": task, "baseline": baseline, "variant": variant, "seed": config.seed} | summary(run)
-        for (task, baseline, variant), configs in experiment.items()
-        for config in configs
-        if (run := Run(config)).available
+        {"task": task, "baseline": baseline, "variant": variant, "seed": run.config.seed} | summary(run)
+        for (task, baseline, variant), runs in available_runs(experiment).items()
+        for run in runs
     ]
     labels = ["task", "baseline", "variant", "seed"]
     return pd.DataFrame(rows, columns=None if rows else labels + list(METRICS))

@@ -185,6 +185,13 @@ def test_learning_curves_show_the_mean_each_seed_and_the_limit():
     assert set(by_label["limit 10"].get_ydata()) == {10}
 
 
+def test_learning_curves_average_over_a_window():
+    fig = figures.learning_curves({"PIDLag": [progress(0)]}, panels={"episode_cost": "cost"}, window=3)
+    values = progress(0)["episode_cost"].to_numpy()
+    expected = [values[max(0, t - 2) : t + 1].mean() for t in range(len(values))]
+    np.testing.assert_allclose(fig.axes[0].lines[-1].get_ydata(), expected)
+
+
 def test_learning_curves_name_a_missing_column():
     with pytest.raises(ValueError, match=r"'SHAPO' has no column.*episode_cost"):
         figures.learning_curves({"SHAPO": [progress(0).drop(columns="episode_cost")]})

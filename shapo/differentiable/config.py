@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
+
+from numpy.typing import NDArray
 
 from shapo.checks import BELOW_1, FINITE, POSITIVE, UNIT, check, whole
 from shapo.config import RunConfig, describe
@@ -86,6 +89,11 @@ class SHAC(_OnRobots):
 
         return SHACTrainer(config)
 
+    def policy(self, config: RobotConfig, arrays: Mapping[str, NDArray]) -> RobotPolicy:
+        from shapo.differentiable.policy import shac_policy
+
+        return shac_policy(config, arrays)
+
 
 @dataclass(frozen=True)
 class PPO(_OnRobots):
@@ -121,6 +129,11 @@ class PPO(_OnRobots):
         from shapo.differentiable.ppo import PPOTrainer
 
         return PPOTrainer(config)
+
+    def policy(self, config: RobotConfig, arrays: Mapping[str, NDArray]) -> RobotPolicy:
+        from shapo.differentiable.policy import ppo_policy
+
+        return ppo_policy(config, arrays)
 
 
 @dataclass(frozen=True)
@@ -200,8 +213,6 @@ class RobotConfig(RunConfig):
         """What `shapo.train` trains this config with."""
         return self.algorithm.trainer(self)
 
-    def policy(self, arrays) -> RobotPolicy:
+    def policy(self, arrays: Mapping[str, NDArray]) -> RobotPolicy:
         """The policy in a checkpoint's arrays."""
-        from shapo.differentiable.policy import ppo_policy, shac_policy
-
-        return (ppo_policy if isinstance(self.algorithm, PPO) else shac_policy)(self, arrays)
+        return self.algorithm.policy(self, arrays)

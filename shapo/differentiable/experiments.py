@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
 from shapo.differentiable.config import PPO, SHAC, RobotConfig
 from shapo.profiles import PROFILES
+from shapo.run import Run
 from shapo.sharpness import AdaptiveSAM
 from shapo.studies import Study
 
@@ -66,6 +71,22 @@ def study(name: str, profile: str) -> Study:
         raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}; got {name!r}")
     configs = [config for configs in EXPERIMENTS[name](profile).values() for config in configs]
     return Study(f"robots-{profile}" if name == "robots" else name, configs)
+
+
+def ends_of_training(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """A row per algorithm and seed: what the run took, means over its last tenth, what went wrong in all of it."""
+    rows = {}
+    for algorithm, several in runs.items():
+        for run in several:
+            progress = run.progress
+            late = progress.tail(max(1, len(progress) // 10))
+            rows[algorithm, run.config.seed] = {
+                "steps": progress.steps.iloc[-1], "minutes": run.timing.total.median() * len(progress) / 60,
+                **late[["episode_return", "episode_length", "forward_velocity"]].mean(),
+                **progress[["diverged", "dropped_gradients"]].iloc[-1],
+            }  # fmt: skip
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis(["algorithm", "seed"]) if rows else table
 
 
 def _seeds(task: str, actor: AdaptiveSAM | None, profile: str, **settings) -> list[RobotConfig]:

@@ -42,12 +42,14 @@ def learning_curves(
     panels: Mapping[str, str] = PANELS,
     steps: str = "steps",
     colours: Mapping[str, str] | None = None,
+    window: int = 1,
 ) -> Figure:
     """Learning curves: per label the mean over seeds (thick) and each seed (thin).
 
     Args:
         progress_by_label: label -> one progress table per seed. cost_limit: β, drawn in "episode_cost".
         panels: column -> axis label, one panel each. steps: the column of environment steps. colours: label -> colour.
+        window: rows of progress over which a curve is averaged, backwards.
 
     Raises:
         ValueError: when a table lacks a column.
@@ -61,7 +63,8 @@ def learning_curves(
                     raise ValueError(
                         f"progress of {label!r} has no column {sorted(missing)}; it has {list(table.columns)}"
                     )
-            curves = pd.concat([table.set_index(steps)[column] for table in tables], axis=1)
+            columns = [table.set_index(steps)[column] for table in tables]
+            curves = pd.concat(columns, axis=1).rolling(window, 1).mean()
             if len(tables) > 1:
                 axis.plot(curves.index, curves, color=colour, lw=0.6, alpha=0.5)
             axis.plot(
