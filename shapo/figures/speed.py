@@ -20,7 +20,7 @@ def benchmarks(table: pd.DataFrame, parts: pd.DataFrame, at_most: Mapping[str, f
         at_most: variant -> the epochs of vanilla that its epoch may take.
     """
     fig, (ratios, shares) = canvas(PAGE, 4.0, 2, width_ratios=(1.5, 1))
-    _ratio_bars(ratios, table[table["better"] != "cost"].iloc[::-1])
+    _ratio_bars(ratios, table[table["better"].isin(["more", "less"])].iloc[::-1])
     relative = parts / parts.iloc[0].sum()
     end = np.zeros(len(relative))
     for colour, part in zip((SKY, SHAPO, ORANGE), relative, strict=True):
