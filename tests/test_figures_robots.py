@@ -126,3 +126,5 @@ def test_a_robot_is_drawn_where_it_is():
     assert first.get_xlim()[0] < 0 < first.get_xlim()[1] < second.get_xlim()[0] < 5 < second.get_xlim()[1]
     capsules = second.collections[0].get_segments()
     assert len(capsules) == 3 and np.ptp([end[:, 1] for end in capsules]) == 0.5
+    ends[0, 2, 1, 2] = 1.6  # taller than the picture is by itself: all of them grow
+    assert all(axis.get_ylim()[1] > 1.6 for axis in figures.robot_frames(ends, [0.1] * 3, [0.0, 1.5]).axes)

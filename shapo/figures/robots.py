@@ -52,11 +52,12 @@ def robot_frames(
         ends: (T, k, 2, 3) ends of its capsules, metres. radii: (k,). times: (T,) seconds. span: metres shown of each.
     """
     fig, axes = canvas(PAGE, 1.9, len(times))
-    for axis, capsules, time in zip(axes, np.asarray(ends, float), times, strict=True):
+    ends = np.asarray(ends, float)
+    for axis, capsules, time in zip(axes, ends, times, strict=True):
         middle = capsules[..., 0].mean()
-        _stage(axis, middle, span)
+        _stage(axis, middle, span, ends)
         _robot(axis, radii).place(capsules)
-        axis.set_title(f"{time:.1f} s, {middle:.1f} m", loc="left")
+        axis.set_title(f"{time:.1f} s, {middle:z.1f} m", loc="left")
     fig.suptitle(title, fontsize=8.5)
     return fig
 
@@ -72,7 +73,7 @@ def robot_animation(
     """
     ends = np.asarray(ends, float)
     fig, (axis,) = canvas(4.6, 2.6)
-    _stage(axis, 0.0, span)
+    _stage(axis, 0.0, span, ends)
     robot, caption = _robot(axis, radii), axis.set_title(" ", loc="left")
     fig.set_dpi(90)
     fig.canvas.draw()
@@ -83,7 +84,7 @@ def robot_animation(
         middle = ends[t, ..., 0].mean()
         axis.set_xlim(middle - span / 2, middle + span / 2)
         robot.place(ends[t])
-        caption.set_text(f"{prefix}{t * dt:.1f} s, {middle:.1f} m")
+        caption.set_text(f"{prefix}{t * dt:.1f} s, {middle:z.1f} m")
         return robot.lines, caption
 
     frames = range(0, len(ends), every)
@@ -92,8 +93,9 @@ def robot_animation(
     return result
 
 
-def _stage(axis: Axes, middle: float, span: float) -> None:
-    axis.set(xlim=(middle - span / 2, middle + span / 2), ylim=(-0.15, 0.45 * span))
+def _stage(axis: Axes, middle: float, span: float, ends: np.ndarray) -> None:
+    top = max(0.45 * span, ends[..., 2].max() + 0.2)
+    axis.set(xlim=(middle - span / 2, middle + span / 2), ylim=(-0.15, top))
     axis.set_aspect("equal")
     axis.axhline(0, color=BLACK, lw=1.0)
     axis.grid(axis="y", visible=False)
