@@ -109,9 +109,7 @@ def make_batch(
     value = critics.values(observation).numpy().astype(np.float64).reshape(2, steps, n)
     last = critics.values(rollout.next_observation).numpy()
     next_value = np.concatenate([value[:, 1:], last[:, None]], axis=1)
-    if (
-        rollout.final_observation
-    ):  # an episode that ended: the state that followed is its own last, not the reset's first
+    if rollout.final_observation:  # an episode that ended is followed by its own last state, not the reset's
         where = np.array(list(rollout.final_observation))
         final = critics.values(torch.stack(list(rollout.final_observation.values()))).numpy()
         next_value[:, where[:, 0], where[:, 1]] = final

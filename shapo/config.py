@@ -34,9 +34,7 @@ class RunConfig:
 
     shown: ClassVar[dict[str, str]]  # label -> column of progress, on progress bars
     episode_columns: ClassVar[tuple[str, ...]]
-    shipped_networks: ClassVar[
-        tuple[str, ...]
-    ] = ()  # how the names of arrays begin that ship with packed results
+    shipped_networks: ClassVar[tuple[str, ...]] = ()  # how names begin of arrays that ship with results
 
     @property
     def run_id(self) -> str:
@@ -59,9 +57,7 @@ class Config(RunConfig):
     episode_columns: ClassVar[tuple[str, ...]] = ("steps", "env", "return", "cost", "length", "failed")
 
     task: str = "PointGoal1-v0"  # a name in shapo.envs.TASKS
-    algorithm: str | TrustRegion = (
-        "PIDLag"  # a name in shapo.algorithms.ALGORITHMS, or an instance with its own settings
-    )
+    algorithm: str | TrustRegion = "PIDLag"  # a name in shapo.algorithms.ALGORITHMS, or an instance
     actor: Perturbation | None = None  # FisherSAM: SHAPO; EuclideanSAM: E-SAM; None: the baseline
     critic: EuclideanSAM | None = None  # SAM of both critics; None: plain
     total_steps: int = 2_000_000  # environment steps, all environments together

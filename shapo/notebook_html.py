@@ -30,9 +30,7 @@ WITHOUT_SCRIPTS = """
 </style>
 {%- endblock -%}
 """
-FONT = re.compile(
-    r"<link[^>]*font-awesome[^>]*>"
-)  # of animation.to_jshtml, which the style above stands in for
+FONT = re.compile(r"<link[^>]*font-awesome[^>]*>")  # of animation.to_jshtml; the style above stands in for it
 
 
 def mathml(formula: str, display: str = "inline") -> str:

@@ -154,7 +154,7 @@ def execute(path: Path, parameters: dict[str, Any], output: Path, progress: dict
 
     from shapo.notebook_html import to_html
 
-    start, failure = time.monotonic(), ""
+    start, failure, smoke = time.monotonic(), "", parameters["profile"] == "smoke"
     partial, page = output / f".{path.stem}.partial.ipynb", output / f".{path.stem}.partial.html"
     partial.unlink(missing_ok=True)
     # Sockets in a folder of its own: kernels that are started together would race for the same TCP ports.
@@ -166,9 +166,7 @@ def execute(path: Path, parameters: dict[str, Any], output: Path, progress: dict
                 parameters,
                 progress_bar=progress,
                 start_timeout=300,
-                execution_timeout=900
-                if parameters["profile"] == "smoke"
-                else None,  # of a cell: a hang must end
+                execution_timeout=900 if smoke else None,  # of a cell: a hang must end
                 coalesce_streams=True,  # a progress bar leaves its last line, not one for every update
                 resources={"metadata": {"path": str(path.parent)}},  # the working directory, as in JupyterLab
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
@@ -251,9 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
     jobs, cores = min(plan.jobs, len(plan.notebooks)), os.cpu_count() or 1
-    os.environ.setdefault(
-        "LOKY_MAX_CPU_COUNT", str(max(1, cores // jobs))
-    )  # for the studies of each notebook
+    os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(max(1, cores // jobs)))  # for each notebook's studies
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not one of the user's
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     plan.output.mkdir(parents=True, exist_ok=True)

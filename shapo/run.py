@@ -22,6 +22,7 @@ from shapo.store import (
     runs_folder,
     save_checkpoint,
     unpack_tables,
+    version_of,
     write_atomically,
 )
 
@@ -79,7 +80,7 @@ class Run:
         """Epochs finished."""
         if not self.exists:
             return 0
-        version = _version(self.checkpoint)
+        version = version_of(self.checkpoint)
         if self._epoch[0] != version:  # a study asks hundreds of runs, again and again
             self._epoch = version, self.load()[1]["epoch"]
         return self._epoch[1]
@@ -183,7 +184,7 @@ class Run:
         """(arrays, meta) of the checkpoint, not to be changed. Raises CorruptCheckpointError, FileNotFoundError."""
         if not self.exists:
             raise FileNotFoundError(f"{self.path} has no checkpoint: this run has not begun")
-        arrays, meta = _load(self.checkpoint, *_version(self.checkpoint))
+        arrays, meta = _load(self.checkpoint, *version_of(self.checkpoint))
         if meta["config"] != describe(self.config) or meta["method"] != METHOD_VERSION:
             raise CorruptCheckpointError(f"{self.checkpoint} belongs to another run; it was not loaded.")
         return arrays, meta
@@ -218,12 +219,6 @@ class Run:
         if not len(tables["episodes"].columns):
             tables["episodes"] = pd.DataFrame(columns=list(self.config.episode_columns), dtype=object)
         return tables
-
-
-def _version(path: Path) -> tuple[int, ...]:
-    """What changes when a file is replaced."""
-    stat = path.stat()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 @functools.lru_cache(maxsize=8)  # for the tables of one run, asked for one after the other; they may be large

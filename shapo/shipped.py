@@ -22,6 +22,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shapo.store import version_of
+
 COLUMNS = (
     "run_id", "name", "task", "algorithm", "seed", "method", "config", "provenance", "rollout", "actor", "critics",
     "total", "progress_columns", "episodes_columns", "progress_sha256", "episodes_sha256",
@@ -42,7 +44,7 @@ def data_folder() -> Path:
 def packs(folder: str | Path | None = None) -> list[Pack]:
     """The packs in `folder` (`data_folder()` by default), by name; each is read once. Raises CorruptPackError."""
     found = sorted(Path(folder if folder is not None else data_folder()).glob("[!.]*/runs.parquet"))
-    return [_pack(path.parent, *_version(path)) for path in found]
+    return [_pack(path.parent, *version_of(path)) for path in found]
 
 
 def digest(table: pd.DataFrame) -> str:
@@ -127,7 +129,7 @@ class Pack:
 
     def _whole(self, name: str) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
         """A table of all runs, and run_id -> (first row, number of rows)."""
-        return _whole(self, name, *_version(self._path(name)))
+        return _whole(self, name, *version_of(self._path(name)))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"
@@ -148,15 +150,6 @@ class Pack:
             f"{self._path(name)} was not read: {problem}. Nothing was changed; restore the folder {self.name}/, from "
             "git for example, or move it away to do without it."
         )
-
-
-def _version(path: Path) -> tuple[int, ...]:
-    """What changes when a file is replaced."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return ()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 @functools.lru_cache(maxsize=64)

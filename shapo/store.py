@@ -72,6 +72,15 @@ def lock_of(path: Path) -> FileLock:
     return FileLock(Path(tempfile.gettempdir(), f"shapo-{name}.lock"))
 
 
+def version_of(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced; () where there is none."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return ()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
 def remove_leftovers(folder: Path) -> None:
     """Deletes the temporary files of killed writers; only for the process that holds the run's lock."""
     for temporary in folder.glob(".*.tmp"):

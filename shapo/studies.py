@@ -59,9 +59,7 @@ class Study:
             raise ValueError("configs must hold at least one Config; got none")
         self.name = name
         self.runs = [Run(config, runs) for config in dict.fromkeys(configs)]
-        self._unrecorded: dict[
-            Run, str
-        ] = {}  # errors in the last `run()` that the runs' folders do not record
+        self._unrecorded: dict[Run, str] = {}  # errors in the last `run()` that no run's folder records
 
     def run(
         self, executor: Executor | None = None, progress: bool = True, retry_failed: bool = False

@@ -37,11 +37,7 @@ from shapo.store import (
 )
 
 WINDOW = 50  # J_C is the mean cost of this many finished episodes
-NOT_THE_RUNS_FAULT = (
-    OSError,
-    MemoryError,
-    CorruptCheckpointError,
-)  # mended outside the run, so never recorded
+NOT_THE_RUNS_FAULT = OSError, MemoryError, CorruptCheckpointError  # mended outside it, so never recorded
 
 
 def train(config: RunConfig, *, runs: str | Path | None = None, progress: bool = True) -> Run:

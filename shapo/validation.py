@@ -39,11 +39,7 @@ SEEDS = {"TRPO-Lag": 3, "TRPO-PID": 3, "CPO": 3}
 UPDATE_STEPS = 60_000  # over which every update of OmniSafe's is compared with ours
 SIDES = ("ours", "OmniSafe")
 LABELS = ["baseline", "side", "seed"]
-METRICS = {
-    "return": "return per episode",
-    "cost": "cost per episode",
-    "λ": "multiplier λ",
-}  # of the last quarter
+METRICS = {"return": "return per episode", "cost": "cost per episode", "λ": "multiplier λ"}  # last quarter
 
 # OmniSafe's defaults. On a task with two actions its KL of 0.01 is one of 0.02, and its damping counts double; its CPO
 # tries 20 steps and does not divide the violation by the episode's length.

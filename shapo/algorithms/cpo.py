@@ -28,9 +28,8 @@ def solve_dual(q: float, r: float, s: float, c: float, delta: float) -> tuple[fl
     if math.isnan(c):
         raise ValueError("the violation c must be known; got nan (is the batch's episode_length known?)")
     alone = math.sqrt(2 * delta / q) if q > 0 else 0.0  # U_F(g, δ) = alone F⁻¹g, the step without constraint
-    b = (
-        2 * delta - c * c / s if s > 0 else -math.inf
-    )  # positive where the constraint's boundary crosses the ball
+    # Positive where the constraint's boundary crosses the ball.
+    b = 2 * delta - c * c / s if s > 0 else -math.inf
     if c + alone * r <= 0 or (c < 0 and b <= 0):
         return alone, 0.0, 0.0, FREE
     if b <= 0:

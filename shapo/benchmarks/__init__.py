@@ -23,30 +23,3 @@ from shapo.benchmarks.learning import VARIANTS, best_omnisafe_setting, epochs, s
 from shapo.benchmarks.measuring import COLUMNS, INSTALL_PEERS, ProbeError, alternate, run_apart
 from shapo.benchmarks.stepping import environments, locomotion, memory, physics
 from shapo.benchmarks.updating import pieces
-
-__all__ = [
-    "COLUMNS",
-    "COMPARISONS",
-    "EPOCH_TARGETS",
-    "INSTALL_PEERS",
-    "VARIANTS",
-    "ProbeError",
-    "alternate",
-    "best_omnisafe_setting",
-    "compare",
-    "environments",
-    "epoch_parts",
-    "epochs",
-    "gradients",
-    "locomotion",
-    "memory",
-    "physics",
-    "pieces",
-    "read",
-    "robots",
-    "run_apart",
-    "store",
-    "study",
-    "summary",
-    "training",
-]

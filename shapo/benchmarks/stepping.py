@@ -12,15 +12,7 @@ import pandas as pd
 import psutil
 
 from shapo.benchmarks import measuring
-from shapo.benchmarks.measuring import (
-    CORES,
-    TASK,
-    alternate,
-    in_turn,
-    run_apart,
-    sides_of_one_probe,
-    skipped,
-)
+from shapo.benchmarks.measuring import CORES, TASK, alternate, in_turn, run_apart, sides_of_one_probe, skipped
 from shapo.envs import TASKS, bare_loop, make_env
 from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium
 

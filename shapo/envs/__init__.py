@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from threading import Lock
 
-import shapo.envs.safety_gymnasium_compat  # isort: skip  # noqa: F401  # first: it imports gymnasium quietly
+import shapo.envs.safety_gymnasium_compat  # isort: skip  # first: it imports gymnasium quietly
 from shapo.envs.batched import BatchedEnv, Task
 from shapo.envs.locomotion import Ant, Walker2d
 from shapo.envs.navigation import PointButton, PointGoal
@@ -13,38 +13,12 @@ from shapo.envs.physics import bare_loop
 __all__ = ["TASKS", "BatchedEnv", "Task", "bare_loop", "make_env"]
 
 _BUILDERS = {
+    Task("PointGoal1-v0", "SafetyPointGoal1-v0", cost_limit=10.0, failure_metric="cost rate"): PointGoal,
     Task(
-        name="PointGoal1-v0",
-        reference="SafetyPointGoal1-v0",
-        cost_limit=10.0,
-        max_episode_steps=1000,
-        failure_metric="cost rate",
-        description="the Point robot drives to one goal after another between eight hazards and a vase",
-    ): PointGoal,
-    Task(
-        name="PointButton1-v0",
-        reference="SafetyPointButton1-v0",
-        cost_limit=10.0,
-        max_episode_steps=1000,
-        failure_metric="cost rate",
-        description="the Point robot presses one button after another between hazards, gremlins and wrong buttons",
+        "PointButton1-v0", "SafetyPointButton1-v0", cost_limit=10.0, failure_metric="cost rate"
     ): PointButton,
-    Task(
-        name="Ant-v4",
-        reference="Ant-v4",
-        cost_limit=0.0,
-        max_episode_steps=1000,
-        failure_metric="cumulative failures",
-        description="a four-legged robot runs forward; falling, or leaping too high, costs",
-    ): Ant,
-    Task(
-        name="Walker2d-v4",
-        reference="Walker2d-v4",
-        cost_limit=0.0,
-        max_episode_steps=1000,
-        failure_metric="cumulative failures",
-        description="a two-legged robot in a vertical plane walks forward; falling costs",
-    ): Walker2d,
+    Task("Ant-v4", "Ant-v4", cost_limit=0.0, failure_metric="cumulative failures"): Ant,
+    Task("Walker2d-v4", "Walker2d-v4", cost_limit=0.0, failure_metric="cumulative failures"): Walker2d,
 }
 _BUILDING = Lock()  # the first build imports and patches safety_gymnasium, one thread at a time
 TASKS: dict[str, Task] = {task.name: task for task in _BUILDERS}

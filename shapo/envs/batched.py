@@ -27,9 +27,8 @@ class Task:
     name: str  # the paper's name for it
     reference: str  # the environment it replays, step for step
     cost_limit: float  # β, a limit on the expected undiscounted cost of an episode
-    max_episode_steps: int  # control steps after which an episode is truncated
     failure_metric: str  # what the paper reports as failure: "cost rate" or "cumulative failures"
-    description: str  # one sentence for people
+    max_episode_steps: int = 1000  # control steps after which an episode is truncated
 
 
 class BatchedEnv(ABC):

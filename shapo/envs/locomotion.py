@@ -94,8 +94,6 @@ class Locomotion(BatchedEnv):
         super().load_state_dict(state)
         self._readings = self._read()
 
-    load_state_dict.__doc__ = BatchedEnv.load_state_dict.__doc__
-
 
 class Ant(Locomotion):
     """A torso on four legs, free in space; it has fallen when it is too low, or too high to be standing.
@@ -142,5 +140,3 @@ class Walker2d(Locomotion):
         velocities = observation[:, self._nq - self._unseen :]
         np.maximum(np.minimum(velocities, 10, out=velocities), -10, out=velocities)
         return observation
-
-    observe.__doc__ = Locomotion.observe.__doc__

@@ -288,8 +288,6 @@ class PointNavigation(BatchedEnv):
         super().load_state_dict(state)
         self._refresh()
 
-    load_state_dict.__doc__ = BatchedEnv.load_state_dict.__doc__
-
     def scene(self) -> dict[str, np.ndarray]:
         """Return what a drawing from above needs, copied; metres and radians.
 
@@ -416,8 +414,6 @@ class PointButton(PointNavigation):
         observation = super().observe()
         observation[self._dark > 0, self._button_lidar] = 0
         return observation
-
-    observe.__doc__ = PointNavigation.observe.__doc__
 
 
 def _place(model: mujoco.MjModel, body: int, xy: tuple[float, float], angle: float) -> None:

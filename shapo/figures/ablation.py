@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from shapo.experiments import METRICS, tail_level
-from shapo.figures.style import BLACK, EUCLIDEAN, GREY, PAGE, PLAIN, SHAPO, plain_log, use_style
+from shapo.figures.style import BLACK, EUCLIDEAN, GREY, PAGE, PLAIN, SHAPO, one_legend, plain_log, use_style
 
 ACTORS = {"no perturbation": PLAIN, "Fisher": SHAPO, "Euclidean": EUCLIDEAN, "another": BLACK}
 CRITICS = {"plain critics": "o", "SAM critics": "s"}
@@ -26,9 +26,7 @@ def look(variant: str) -> tuple[str, str]:
     critics = "SAM critics" if variant == "SHAPO" or "SAM Critic" in variant else "plain critics"
     if variant in ("vanilla", "SAM Critic"):
         return "no perturbation", critics
-    fisher = (
-        "Fisher" if variant.startswith(("SHAPO", "fixed")) else "another"
-    )  # Figure 8 names its schedules so
+    fisher = "Fisher" if variant.startswith(("SHAPO", "fixed")) else "another"  # "fixed": Figure 8's
     return "Euclidean" if variant.startswith("E-SAM") else fisher, critics
 
 
@@ -162,11 +160,3 @@ def _name(metric: str, task: str, arrows: str) -> str:
         name = f"episodic cost, {100 * tail_level(task):g} % quantile"
     name = name.replace(", ", ",\n")
     return f"{name} ({arrows[-1 if more else 0]} better)"
-
-
-def one_legend(fig: Figure, columns: int) -> None:
-    """One legend for all panels, each label once."""
-    found = {}
-    for axis in fig.axes:
-        found |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    fig.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns)

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from shapo.figures.results import LIMIT, VARIANTS, nothing
@@ -51,7 +51,7 @@ def tails(
     rows = {task: f"{task}\nq = {levels[task]:.2f}" for task in total}
     fig, drawn = _small_multiples(costs, grids, curve, rows, limits)
     for (task, _), axis in drawn.items():
-        axis.xaxis.set_major_formatter(FuncFormatter(short_count))
+        axis.xaxis.set_major_formatter(short_count)
         axis.set(xlim=(0, total[task]), ylim=(0, None))
         if task in (limits or {}):
             axis.axhline(limits[task], **LIMIT)
@@ -123,6 +123,5 @@ def _seeds_and_middle(axis: Axes, grid: np.ndarray, seeds: np.ndarray, colour: s
     """seeds: (seeds, grid). The middle is theirs only where every seed has a value."""
     axis.plot(grid, seeds.T, color=colour, lw=0.5, alpha=0.5)
     middle = np.where(np.isnan(seeds).any(axis=0), np.nan, iqm(seeds, axis=0))
-    axis.plot(
-        grid, middle, color=colour, label=label, marker="o", ms=1.5, mew=0
-    )  # a value between two gaps is seen too
+    # With a marker, a value between two gaps is seen too.
+    axis.plot(grid, middle, color=colour, label=label, marker="o", ms=1.5, mew=0)

@@ -8,13 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike
 
-from shapo.figures.style import BLACK, CYCLE, PAGE, canvas, say, short_count, use_style
+from shapo.figures.style import BLACK, CYCLE, PAGE, canvas, one_legend, say, short_count, use_style
 from shapo.sharpness import alpha_from_delta
-
-STEPS = FuncFormatter(short_count)
 
 
 def schedules(samples: ArrayLike, radii: Mapping[str, Callable[[float], float]]) -> Figure:
@@ -34,7 +31,7 @@ def schedules(samples: ArrayLike, radii: Mapping[str, Callable[[float], float]])
     say(right, "confidence level, $n = n_t$", "environment steps $n_t$", r"$\alpha_t$")
     right.set_ylim(1e-30, 1)
     for axis in (left, right):
-        axis.xaxis.set_major_formatter(STEPS)
+        axis.xaxis.set_major_formatter(short_count)
     fig.legend(loc="outside upper center", ncols=4)
     return fig
 
@@ -75,8 +72,8 @@ def effective_samples(progress: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     say(left, "autocorrelation time", "environment steps", r"$\tau_t$ [steps]")
     say(right, "effective samples", "environment steps", r"$n_{\mathrm{eff},t}$")
     for axis in (left, right):
-        axis.xaxis.set_major_formatter(STEPS)
-    right.yaxis.set_major_formatter(STEPS)
+        axis.xaxis.set_major_formatter(short_count)
+    right.yaxis.set_major_formatter(short_count)
     right.set_ylim(bottom=0)
     fig.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return fig
@@ -112,18 +109,12 @@ def dose_response(
                 axis.plot(runs.radius, runs[metric], "o", color=colour, ms=2.5, alpha=0.45, mew=0)
             axis.set_xscale("log")
             axis.set_xticks(sorted(shown.radius.unique()))
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "0" if x < radius.min() else f"{x:g}"))
+            axis.xaxis.set_major_formatter(lambda x, _: "0" if x < radius.min() else f"{x:g}")
             axis.minorticks_off()
-            axis.yaxis.set_major_formatter(STEPS)
+            axis.yaxis.set_major_formatter(short_count)
             axis.set_ylabel(names[metric])
         row[0].set_title(task, loc="left")
     for axis in axes[-1]:
         axis.set_xlabel({"δ": r"$\delta_{\mathrm{Down}}$ [nats]", "ρ": r"$\rho_{\mathrm{critic}}$"}[symbol])
-    handles = {
-        line.get_label(): line
-        for axis in axes[:, 0]
-        for line in axis.get_lines()
-        if line.get_label() in colours
-    }
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
+    one_legend(fig, 4)
     return fig

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike
 
 from shapo.figures.style import (
@@ -25,6 +24,7 @@ from shapo.figures.style import (
     RED,
     SHAPO,
     canvas,
+    one_legend,
     say,
     short_count,
 )
@@ -77,15 +77,10 @@ def learning_curves(
             )
         if column == "episode_cost" and cost_limit is not None:
             axis.axhline(cost_limit, color=BLACK, lw=0.9, ls="--", label=f"limit {cost_limit:g}")
-        axis.xaxis.set_major_formatter(FuncFormatter(short_count))
+        axis.xaxis.set_major_formatter(short_count)
         axis.set_xlabel("environment steps")
         axis.set_ylabel(name)
-    handles = {
-        label: handle
-        for axis in axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(4, len(handles)))
+    one_legend(fig, 4)
     return fig
 
 

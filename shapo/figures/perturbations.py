@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from shapo.figures.ablation import ACTORS, look, one_legend
-from shapo.figures.style import BLACK, BLUE, ORANGE, PAGE, canvas, say, short_count, use_style
+from shapo.figures.ablation import ACTORS, look
+from shapo.figures.style import BLACK, BLUE, ORANGE, PAGE, canvas, one_legend, say, short_count, use_style
 
 
 def kl_of_perturbations(
@@ -89,4 +89,4 @@ def _curves(axis: Axes, name: str, seeds: Sequence[pd.Series], style: dict) -> N
     marker = {"marker": "o", "ms": 2.5} if len(curves) < 12 else {}
     axis.plot(curves.index, curves.mean(axis=1), label=name, **marker, **style)
     axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.xaxis.set_major_formatter(FuncFormatter(short_count))
+    axis.xaxis.set_major_formatter(short_count)

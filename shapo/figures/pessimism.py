@@ -367,12 +367,7 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
         towards.axvline(sign * r, color=colour, lw=1, ls="--")  # the move it would make alone
     towards.axvline(0, color=BLACK, lw=0.7)
     towards.set_yticks([])
-    say(
-        towards,
-        "moves of the mean towards $a$",
-        r"$\zeta\cdot z/|z|$ [standard deviations]",
-        "density",
-    )
+    say(towards, "moves of the mean towards $a$", r"$\zeta\cdot z/|z|$ [standard deviations]", "density")
     return fig
 
 

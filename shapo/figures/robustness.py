@@ -24,6 +24,7 @@ from shapo.figures.style import (
     SKY,
     YELLOW,
     canvas,
+    one_legend,
     say,
 )
 
@@ -61,8 +62,7 @@ def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> 
             axis.fill_between(x, mean - std, mean + std, color=chosen[name], alpha=0.13, lw=0)
             axis.plot(x, mean, color=chosen[name], marker="o", ms=2.5, label=name)
         say(axis, title, LABELS.get(column, column), "return per episode")
-    handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if h.get_label() in chosen}
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(3, len(handles)))
+    one_legend(fig, 3)
     return fig
 
 

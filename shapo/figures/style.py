@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 COLUMN, PAGE = 3.3, 7.0  # inches
 
@@ -70,10 +70,7 @@ def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = N
     """
     folder = folder or (ROOT / "figures" / "smoke" if profile == "smoke" else ROOT / "figures")
     folder.mkdir(parents=True, exist_ok=True)
-    anonymous = {
-        "png": {"Software": None},
-        "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-    }
+    anonymous = {"png": {"Software": None}, "pdf": dict.fromkeys(("Creator", "Producer", "CreationDate"))}
     paths = [folder / f"{name}.{kind}" for kind in anonymous]
     with plt.rc_context(STYLE):
         for path, metadata in zip(paths, anonymous.values(), strict=True):
@@ -112,5 +109,13 @@ def short_count(value: float, _=None) -> str:
 
 
 def plain_log(axis) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
+
+
+def one_legend(fig: Figure, columns: int) -> None:
+    """One legend for all panels, each label once."""
+    found = {}
+    for axis in fig.axes:
+        found |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    fig.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from shapo.figures.style import BLACK, GREEN, GREY, ORANGE, PAGE, short_count, use_style
 
@@ -32,7 +32,7 @@ def validation(curves: pd.DataFrame, cost_limit: float) -> Figure:
         axes[0, column].set_title(baseline, loc="left")
         axes[-1, column].set_xlabel("environment steps")
         for axis, name in zip(axes[:, column], ROWS, strict=True):
-            axis.xaxis.set_major_formatter(FuncFormatter(short_count))
+            axis.xaxis.set_major_formatter(short_count)
             axis.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
             if name == "lagrangian_multiplier" and part[name].isna().any():
                 axis.text(0.5, 0.5, "solved for at every update,\nnone in recovery", ha="center", va="center",
