@@ -22,8 +22,6 @@ from shapo.store import unprefixed
 if TYPE_CHECKING:
     from shapo.training import Trainer
 
-METHOD_VERSION = 1  # part of every run's name; raised whenever a change to the code changes numbers
-
 
 class RunConfig:
     """What `train`, `Run` and `Study` ask of a frozen dataclass that defines a run: `Config`, `RobotConfig`.
@@ -32,6 +30,7 @@ class RunConfig:
     something with run_epoch, state, restore; `policy(arrays)` of a checkpoint.
     """
 
+    method: ClassVar[int]  # part of every run's name; raised whenever a change to the code changes numbers
     shown: ClassVar[dict[str, str]]  # label -> column of progress, on progress bars
     episode_columns: ClassVar[tuple[str, ...]]
     shipped_networks: ClassVar[tuple[str, ...]] = ()  # how names begin of arrays that ship with results
@@ -39,9 +38,7 @@ class RunConfig:
     @property
     def run_id(self) -> str:
         """Hash of the whole config and the method version: the run's identity."""
-        text = json.dumps(
-            {"method": METHOD_VERSION, "config": describe(self)}, sort_keys=True, allow_nan=False
-        )
+        text = json.dumps({"method": self.method, "config": describe(self)}, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -51,6 +48,7 @@ class Config(RunConfig):
     multiplier, are fields of the algorithm. Raises ValueError or TypeError, naming the field, for what cannot be run.
     """
 
+    method: ClassVar[int] = 1
     shown: ClassVar[dict[str, str]] = {
         "return": "episode_return", "cost": "episode_cost", "λ": "lagrangian_multiplier", "KL": "kl",
     }  # fmt: skip

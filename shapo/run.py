@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from shapo.config import METHOD_VERSION, RunConfig, describe
+from shapo.config import RunConfig, describe
 from shapo.networks import Policy
 from shapo.shipped import CorruptPackError, Pack, pack_of
 from shapo.store import (
@@ -185,7 +185,7 @@ class Run:
         if not self.exists:
             raise FileNotFoundError(f"{self.path} has no checkpoint: this run has not begun")
         arrays, meta = _load(self.checkpoint, *version_of(self.checkpoint))
-        if meta["config"] != describe(self.config) or meta["method"] != METHOD_VERSION:
+        if meta["config"] != describe(self.config) or meta["method"] != self.config.method:
             raise CorruptCheckpointError(f"{self.checkpoint} belongs to another run; it was not loaded.")
         return arrays, meta
 
@@ -196,7 +196,11 @@ class Run:
         here = provenance()
         if self._history[-1:] != [here]:
             self._history = [*self._history, here]
-        meta = meta | {"config": describe(self.config), "method": METHOD_VERSION, "provenance": self._history}
+        meta = meta | {
+            "config": describe(self.config),
+            "method": self.config.method,
+            "provenance": self._history,
+        }
         if meta["epoch"] == self.config.epochs:
             for name in ("progress", "episodes"):
                 table = self._tables(arrays)[name]
@@ -206,7 +210,7 @@ class Run:
     def write_config(self) -> None:
         """config.json, for people."""
         if not (self.path / "config.json").exists():
-            text = json.dumps({"method": METHOD_VERSION, "config": describe(self.config)}, indent=2)
+            text = json.dumps({"method": self.config.method, "config": describe(self.config)}, indent=2)
             write_atomically(self.path / "config.json", text.encode())
 
     def _table(self, name: str) -> pd.DataFrame:

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from shapo.config import METHOD_VERSION, Config, config_from
+from shapo.config import Config, config_from
+from shapo.differentiable.config import RobotConfig
 from shapo.run import Run, provenance
 from shapo.shipped import (
     TABLES,
@@ -93,7 +94,8 @@ def _pool(study: str | None) -> list[tuple[Pack, str]]:
 
 
 def _can_be_retrained(row: pd.Series) -> bool:
-    return row.method == METHOD_VERSION and '"code": ' not in row.config
+    methods = {kind.__name__: kind.method for kind in (Config, RobotConfig)}
+    return row.method == methods.get(json.loads(row.config)["class"]) and '"code": ' not in row.config
 
 
 def _config(pack: Pack, run_id: str) -> Config:

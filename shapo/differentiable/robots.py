@@ -28,7 +28,7 @@ class Robot:
     start_joints: tuple[float, ...]
     substeps: int  # solver steps in CONTROL_DT
     stiffness: float  # k_e of contacts, N/m
-    damping: float  # k_d, N·s/m
+    damping: float  # k_d, N·s/m per metre of depth
     friction_gain: float  # k_f: tangential force over slip speed, up to friction · normal force
     friction: float  # μ
     fall_height: float  # of the torso, below which the episode ends
@@ -36,9 +36,9 @@ class Robot:
     action_penalty: float = 0.0  # on the squared action
     density: float = 1000.0
     limit_stiffness: float = 1e3  # of joint limits, N·m/rad
-    limit_damping: float = 10.0
+    limit_damping: float = 10.0  # N·m·s/rad, beside joint_damping, within the limits too
     armature: float | None = None  # None: as in the MJCF
-    joint_damping: float | None = None
+    joint_damping: float | None = None  # N·m·s/rad; None: as in the MJCF
 
     @property
     def actions(self) -> int:
@@ -94,18 +94,17 @@ HUMANOID_TORQUE = {
     "left_shoulder1": 35, "left_shoulder2": 35, "left_elbow": 70,
 }  # fmt: skip
 
-# Newton's k_d is not multiplied by the depth of a contact, DiffRL's is: k_d is a tenth of the published number.
 ROBOTS = {
     "DiffAnt": Robot(
         asset="nv_ant.xml", joints=ANT_JOINTS, torque=(200.0,) * 8,
         start_height=0.75, start_joints=(0, 1, 0, -1, 0, -1, 0, 1), substeps=16,
-        stiffness=4e4, damping=1e3, friction_gain=3e3, friction=0.75,
+        stiffness=4e4, damping=1e4, friction_gain=3e3, friction=0.75,
         fall_height=0.27, armature=0.05, joint_damping=1.0,
     ),
     "DiffHumanoid": Robot(
         asset="nv_humanoid.xml", joints=tuple(HUMANOID_TORQUE), torque=tuple(map(float, HUMANOID_TORQUE.values())),
         start_height=1.35, start_joints=(0.0,) * 21, substeps=48,
-        stiffness=2e4, damping=5e2, friction_gain=1e3, friction=0.75,
+        stiffness=2e4, damping=5e3, friction_gain=1e3, friction=0.75,
         fall_height=0.74, height_tolerance=0.1, action_penalty=0.002,
     ),
 }  # fmt: skip

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import shapo.differentiable.mass_matrix  # noqa: F401  which takes its place in the solver
+import shapo.differentiable.contact  # these two take their places in the solver
+import shapo.differentiable.mass_matrix  # noqa: F401
 from shapo.differentiable.gradient_fix import newton, wp
 from shapo.differentiable.robots import CONTROL_DT, Robot
 
@@ -194,12 +195,14 @@ def _model(robot: Robot, num_envs: int, gradients: bool) -> newton.Model:
     model.requires_grad = gradients  # of states and the solver's arrays; nobody asks for the model's own
     dofs = {
         "joint_armature": robot.armature, "joint_damping": robot.joint_damping,
-        "joint_limit_ke": robot.limit_stiffness, "joint_limit_kd": robot.limit_damping,
+        "joint_limit_ke": robot.limit_stiffness, "joint_limit_kd": 0.0,
         "joint_target_ke": 0.0, "joint_target_kd": 0.0,
     }  # fmt: skip
     for name, value in dofs.items():
         if value is not None:
             _views(getattr(model, name), rows=num_envs)[0][:, 6:] = value
+    # DFlex damps a joint by its limits' k_d wherever it is, Newton only beyond them: another jump.
+    _views(model.joint_damping, rows=num_envs)[0][:, 6:] += robot.limit_damping
     return model
 
 
