@@ -126,13 +126,12 @@ class DifferentiableEnv:
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Back to a state that `state_dict` returned. Raises ValueError where it is not finite."""
-        for name in ("q", "qd", "action", "length"):
-            value = torch.from_numpy(state[name].copy())
-            if value.shape != getattr(self, name).shape or not torch.isfinite(value).all():
-                raise ValueError(
-                    f"{name} must be finite, of shape {tuple(getattr(self, name).shape)}; got {state[name]}"
-                )
-            setattr(self, name, value)
+        values = {name: torch.from_numpy(state[name].copy()) for name in ("q", "qd", "action", "length")}
+        for name, value in values.items():
+            shape = getattr(self, name).shape
+            if value.shape != shape or not torch.isfinite(value).all():
+                raise ValueError(f"{name} must be finite, of shape {tuple(shape)}; got {state[name]}")
+        vars(self).update(values)
 
     def rng_state(self) -> dict:
         """State of the generator that draws fresh starts."""

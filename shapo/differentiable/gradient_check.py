@@ -28,8 +28,8 @@ def gradient_check(task: str, horizon: int, seed: int = 0) -> pd.DataFrame:
     """∂x/∂v of the torso's position x after `horizon` control steps, in every action and every first velocity.
 
     A row per component v: input ("action", "velocity"), gradient, difference (central, by STEPS[1]), and whether it has
-    converged: differences by all STEPS agree to AGREEMENT. Where a contact switches within the difference, they do not,
-    and say nothing about a derivative; beyond 16 control steps or so, nearly all are like that.
+    converged: differences by all STEPS agree to AGREEMENT. Where a contact or a joint's limit switches within the
+    difference, they do not, and say nothing about a derivative.
     """
     robot, generator = ROBOTS[task], torch.Generator().manual_seed(seed)
     scale = torch.tensor(robot.torque)

@@ -28,7 +28,7 @@ class Robot:
     start_joints: tuple[float, ...]
     substeps: int  # solver steps in CONTROL_DT
     stiffness: float  # k_e of contacts, N/m
-    damping: float  # k_d, N·s/m per metre of depth
+    damping: float  # k_d, N·s/m²: it grows with the depth
     friction_gain: float  # k_f: tangential force over slip speed, up to friction · normal force
     friction: float  # μ
     fall_height: float  # of the torso, below which the episode ends

@@ -2,7 +2,7 @@
 
     a' = (1 − λ) clip(a, −1, 1) + λ n,  n ~ U(−1, 1)                   (12)
 
-A condition is a dict with any of noise (λ), stiffness (k_e, N/m), damping (k_d, N·s/m), friction (μ); what it does not
+A condition is a dict with any of noise (λ), stiffness (k_e, N/m), damping (k_d, N·s/m²), friction (μ); what it does not
 name is as in training.
 """
 

@@ -52,7 +52,7 @@ class Simulator:
         self._record()
 
     def set_contact(self, stiffness=None, damping=None, friction=None) -> None:
-        """Contact stiffness k_e (N/m), damping k_d (N·s/m), friction μ: each a number or (N,); None leaves it.
+        """Contact stiffness k_e (N/m), damping k_d (N·s/m²), friction μ: each a number or (N,); None leaves it.
 
         Raises ValueError for what is not finite, negative, or a stiffness of 0.
         """
@@ -77,7 +77,14 @@ class Simulator:
         self._contact_version += 1
 
     def step(self, q: Tensor, qd: Tensor, torque: Tensor) -> tuple[Tensor, Tensor]:
-        """q, qd after a control step under joint torques (N, n), N·m; differentiable in all three."""
+        """q, qd after a control step under joint torques (N, n), N·m; differentiable in all three.
+
+        Raises ValueError for another shape.
+        """
+        for name, value, view in zip(("q", "qd", "torque"), (q, qd, torque), self._inputs, strict=True):
+            expected = (self.num_envs, view.shape[1] - 6 * (name == "torque"))  # the torso has no motor
+            if value.shape != expected:
+                raise ValueError(f"{name} must have shape {expected}; got {tuple(value.shape)}")
         return _Step.apply(q, qd, torque, self)
 
     def skeleton(self, q: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +150,7 @@ class Simulator:
     def _load(self, q: Tensor, qd: Tensor, torque: Tensor) -> None:
         for view, value in zip(self._inputs, (q, qd), strict=False):
             view.copy_(value)
-        self._inputs[2][:, 6:].copy_(torque)  # the torso has no motor
+        self._inputs[2][:, 6:].copy_(torque)
 
     def _forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         self._load(*inputs)

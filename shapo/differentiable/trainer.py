@@ -52,13 +52,17 @@ class RobotTrainer:
         self.timing: list[dict] = []
 
     def account(self, window: Window, log: dict, seconds: dict[str, float]) -> dict:
-        """Closes an iteration: its row of progress, of what the window shows and the algorithm's own `log`."""
+        """Closes an iteration: its row of progress, of what the window shows and the algorithm's own `log`.
+
+        Episodes that diverged are counted in `diverged`, and left out of the means.
+        """
         finished = self._finished_episodes(window)
+        sound = [episode for episode in finished if not episode["diverged"]]
         self.epoch += 1
         row = {
             "epoch": self.epoch, "steps": self.epoch * self.config.steps_per_epoch, "episodes": len(finished),
-            "episode_return": np.mean([e["return"] for e in finished]) if finished else np.nan,
-            "episode_length": np.mean([e["length"] for e in finished]) if finished else np.nan,
+            "episode_return": np.mean([e["return"] for e in sound]) if sound else np.nan,
+            "episode_length": np.mean([e["length"] for e in sound]) if sound else np.nan,
             "reward": float(torch.stack(window.reward).mean()),
             "forward_velocity": float(torch.stack(window.final)[..., 5].mean()), **self.totals, **log,
         }  # fmt: skip

@@ -35,7 +35,7 @@ COLOURS = {
 }  # fmt: skip
 LABELS = {
     "noise": r"strength of action noise $\lambda$", "friction": r"contact friction $\mu$",
-    "stiffness": "contact stiffness $k_e$ [10$^4$ N/m]", "damping": "contact damping $k_d$ [N·s/m]",
+    "stiffness": "contact stiffness $k_e$ [10$^4$ N/m]", "damping": "contact damping $k_d$ [N·s/m²]",
 }  # fmt: skip
 
 

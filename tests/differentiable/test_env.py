@@ -128,5 +128,20 @@ def test_mistakes_are_told(env):
         env.step(torch.full((3, 8), torch.nan))
     state = env.state_dict()
     state["q"][0, 0] = np.nan
+    before = env.state_dict()
+    with pytest.raises(ValueError, match="qd must be finite"):
+        env.load_state_dict(state | {"qd": state["q"], "q": before["q"] + 1})
+    assert np.array_equal(env.state_dict()["q"], before["q"])  # nothing was half loaded
     with pytest.raises(ValueError, match="q must be finite"):
         env.load_state_dict(state)
+
+
+def test_actions_are_clipped_and_scaled_by_each_joints_own_torque():
+    env = DifferentiableEnv("DiffHumanoid", num_envs=2, gradients=False)
+    action = torch.linspace(-1.5, 1.5, 21).repeat(2, 1)
+    q, qd = env.q.clone(), env.qd.clone()
+    torque = action.clamp(-1, 1) * torch.tensor(env.robot.torque)
+    expected = torch.cat(env.simulator.step(q, qd, torque), 1)
+    env.step(action)
+    assert torch.equal(torch.cat([env.q, env.qd], 1), expected)
+    assert len(set(env.robot.torque)) == 4 and not torch.equal(env.action, action)

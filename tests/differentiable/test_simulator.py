@@ -9,10 +9,11 @@ from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
-import psutil
 import pytest
 import torch
 from newton._src.solvers.featherstone import kernels, solver_featherstone
+from newton._src.solvers.semi_implicit import kernels_contact
+from scipy.spatial.transform import Rotation
 
 from shapo.differentiable import gradient_fix
 from shapo.differentiable.gradient_check import gradient_check, relative_error, rolled_out
@@ -20,7 +21,7 @@ from shapo.differentiable.gradient_fix import newton, wp
 from shapo.differentiable.robots import CONTROL_DT, ROBOTS
 from shapo.differentiable.simulator import Simulator
 
-TOLERANCE = {"DiffAnt": 2e-3, "DiffHumanoid": 3e-2}
+TOLERANCE = {"DiffAnt": 2e-3, "DiffHumanoid": 1e-2}
 
 
 @pytest.fixture(scope="module", params=list(ROBOTS))
@@ -31,13 +32,101 @@ def task(request) -> str:
 @pytest.mark.parametrize("horizon", [1, 4, 8])
 def test_gradients_are_those_of_central_differences(task, horizon):
     check = gradient_check(task, horizon)
-    assert relative_error(check) < TOLERANCE[task] and check.converged.mean() > 0.8
+    assert relative_error(check) < TOLERANCE[task] and check.converged.mean() > 0.95
 
 
 def test_without_the_correction_they_would_not_be(monkeypatch):
     """The check sees the fault that `gradient_fix` removes."""
     monkeypatch.setattr(solver_featherstone, "eval_rigid_tau", kernels.eval_rigid_tau)
     assert relative_error(gradient_check("DiffAnt", 8)) > 10 * TOLERANCE["DiffAnt"]
+
+
+def slope_error(simulator: Simulator, horizon: int = 32) -> float:
+    """Of the slope along the gradient of 64 robots' mean distance in all actions of a window, after landing."""
+    robot, count, generator = simulator.robot, simulator.num_envs, torch.Generator().manual_seed(0)
+    scale, shape = torch.tensor(robot.torque), (20 + horizon, count, robot.actions)
+    actions = torch.rand(shape, generator=generator) - 0.5
+    with torch.no_grad():
+        q, qd = simulator.q0.repeat(count, 1), torch.zeros(count, 6 + robot.actions)
+        q, qd = rolled_out(simulator, q, qd, actions[:20] * scale)
+
+    def distance(actions):
+        return rolled_out(simulator, q, qd, actions * scale)[0][:, 0].double().mean()
+
+    actions = actions[20:].requires_grad_()
+    (gradient,) = torch.autograd.grad(distance(actions), actions)
+    with torch.no_grad():
+        ahead, behind = (distance(actions + step * gradient / gradient.norm()) for step in (0.1, -0.1))
+    return abs(float(gradient.norm() / ((ahead - behind) / 0.2) - 1))
+
+
+def test_gradients_are_right_over_a_whole_window_of_contacts(task):
+    assert slope_error(Simulator(ROBOTS[task], 64)) < 0.02
+
+
+def test_on_ground_whose_force_jumps_they_would_not_be(monkeypatch):
+    """Newton's own contact, whose damping sets in at depth 0: why `contact` replaces it."""
+    monkeypatch.setattr(solver_featherstone, "eval_body_contact", kernels_contact.eval_body_contact)
+    simulator = Simulator(replace(ROBOTS["DiffAnt"], damping=1e3), 64)
+    assert slope_error(simulator) > 0.05
+
+
+def contact_forces(
+    kernel, state: dict[str, np.ndarray], damping: float, radius=0.1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Forces and torques (k, 6) on spheres at the tips of k bodies, by `kernel`; and Σ cos(i) f_i's gradient in q."""
+    k = len(state["q"])
+    q = wp.array(state["q"], dtype=wp.transform, requires_grad=True)
+    qd = wp.array(state["qd"], dtype=wp.spatial_vector, requires_grad=True)
+    material = [wp.full(k, value, dtype=float) for value in (4e4, damping, 3e3, 0.0, 0.75)]
+    vectors = [wp.array(np.tile(v, (k, 1)), dtype=wp.vec3) for v in ((0.3, 0, 0), (0, 0, 0), (0, 0, -1))]
+    inputs = [
+        q, qd, wp.array(np.tile((0.05, 0, 0), (k, 1)), dtype=wp.vec3), *material, wp.array(np.arange(k), dtype=int),
+        wp.array([k], dtype=int), vectors[0], vectors[1], None, vectors[2], wp.array(np.arange(k), dtype=int),
+        wp.full(k, -1, dtype=int), wp.full(k, radius, dtype=float), wp.zeros(k, dtype=float), None, None, None, False,
+    ]  # fmt: skip
+    force = wp.zeros(k, dtype=wp.spatial_vector, requires_grad=True)
+    with wp.Tape() as tape:
+        wp.launch(kernel, k, inputs=inputs, outputs=[force])
+    found = force.numpy().copy()  # Newton's backward pass adds to it once more
+    weights = np.cos(np.arange(6 * k)).reshape(k, 6)
+    tape.backward(grads={force: wp.array(weights, dtype=wp.spatial_vector)})
+    return found, np.c_[q.grad.numpy(), qd.grad.numpy()]
+
+
+@pytest.fixture
+def touching() -> dict[str, np.ndarray]:
+    """Bodies some of whose tips are in the ground, at all speeds; one does not touch, one rests."""
+    rng = np.random.default_rng(0)
+    q = np.c_[rng.uniform(-1, 1, (40, 2)), rng.uniform(-0.2, 0.4, 40), rng.standard_normal((40, 4))]
+    q[:, 3:] /= np.linalg.norm(q[:, 3:], axis=1, keepdims=True)
+    qd = rng.standard_normal((40, 6)) * rng.choice([0.01, 1.0], 40)[:, None]
+    q[0], q[1], qd[1] = (0, 0, 5, 0, 0, 0, 1), (0, 0, 0.05, 0, 0, 0, 1), 0
+    return {"q": q, "qd": qd}
+
+
+def test_without_damping_the_ground_is_newtons(touching):
+    ours, theirs = (
+        contact_forces(kernel, touching, damping=0.0)
+        for kernel in (solver_featherstone.eval_body_contact, kernels_contact.eval_body_contact)
+    )
+    assert 10 < np.any(ours[0], axis=1).sum() < 40 and not np.any(ours[0][0]) and np.any(ours[0][1])
+    for mine, newtons in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, newtons, rtol=1e-4, atol=1e-4 * np.abs(newtons).max())
+
+
+def test_damping_grows_with_the_depth_and_does_not_widen_the_friction_cone(touching):
+    """f_n = d (k_e + k_d max(−v, 0)): the rest of the force is that without damping."""
+    kernel = solver_featherstone.eval_body_contact
+    damped, plain = (contact_forces(kernel, touching, damping)[0] for damping in (1e4, 0.0))
+    rotation = Rotation.from_quat(touching["q"][:, 3:])
+    arm = rotation.apply([0.25, 0, 0]) - [0, 0, 0.1]
+    depth = -(touching["q"][:, 2] + rotation.apply([0.3, 0, 0])[:, 2] - 0.1).clip(max=0)
+    speed = touching["qd"][:, 2] + np.cross(touching["qd"][:, 3:], arm)[:, 2]
+    extra = 1e4 * depth * (-speed).clip(0)
+    assert (extra > 10).sum() >= 5
+    up = np.c_[np.zeros((40, 2)), extra]
+    np.testing.assert_allclose(damped - plain, np.c_[up, np.cross(arm, up)], rtol=1e-3, atol=0.05)
 
 
 def products(kernel, A, B, transpose: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -173,7 +262,7 @@ def test_friction_and_damping_act_in_the_right_direction():
         slid, speed = simulator.step(slid, speed, torch.zeros(3, 8))
     assert speed[0, 0] == pytest.approx(2.0, abs=0.1)
     assert speed[0, 0] > speed[1, 0] + 0.2 > speed[2, 0] + 0.4
-    simulator.set_contact(damping=np.array([0.0, 3e2, 1e3]), friction=0.75)
+    simulator.set_contact(damping=np.array([0.0, 3e3, 1e4]), friction=0.75)
     dropped, qd = simulator.q0.repeat(3, 1), torch.zeros(3, 14)
     highest = torch.full((3,), -np.inf)
     for _ in range(60):
@@ -209,16 +298,51 @@ def test_an_environment_that_breaks_down_leaves_the_others_alone():
     assert simulator.dropped_gradients == 1
 
 
+PEAK = """
+import resource, torch
+from shapo.differentiable.gradient_check import rolled_out
+from shapo.differentiable.robots import ROBOTS
+from shapo.differentiable.simulator import Simulator
+simulator = Simulator(ROBOTS["DiffAnt"], 64)
+for horizon in (4, 64):
+    torques = torch.zeros(horizon, 64, 8, requires_grad=True)
+    q, qd = simulator.q0.repeat(64, 1), torch.zeros(64, 14)
+    rolled_out(simulator, q, qd, torques)[0].sum().backward()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
 def test_memory_does_not_grow_with_the_horizon():
-    simulator = Simulator(ROBOTS["DiffAnt"], 64)
+    """The peak, in a process of its own."""
+    said = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True).stdout
+    short, long = (int(peak) for peak in said.split()[-2:])
+    assert long - short < 0.1 * short  # the states themselves are 64 × 64 × 37 numbers, 0.6 MB
 
-    def peak(horizon: int) -> int:
-        torques = torch.zeros(horizon, 64, 8, requires_grad=True)
-        q, qd = simulator.q0.repeat(64, 1), torch.zeros(64, 14)
-        rolled_out(simulator, q, qd, torques)[0].sum().backward()
-        return psutil.Process().memory_info().rss
 
-    assert peak(64) - peak(4) < 20e6  # the states themselves are 64 × 64 × 37 numbers, 0.6 MB
+def test_a_row_for_every_robot_is_asked_for():
+    simulator = Simulator(ROBOTS["DiffAnt"], 2, gradients=False)
+    q, qd, torque = simulator.q0.repeat(2, 1), torch.zeros(2, 14), torch.zeros(2, 8)
+    for name, wrong in (
+        ("q", (q[:1], qd, torque)),
+        ("qd", (q, qd[:1], torque)),
+        ("torque", (q, qd, torque[:, :1])),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name} must have shape \(2, "):
+            simulator.step(*wrong)
+
+
+def test_joints_are_damped_within_their_limits_too():
+    """q̇ of a joint of inertia I under the k_d of its limits and its own: I q̈ = −(k + k_d) q̇, from MuJoCo's matrix."""
+    robot = replace(ROBOTS["DiffAnt"], substeps=1)
+    simulator = Simulator(robot, 9, gradients=False)
+    q, qd = simulator.q0.repeat(9, 1), torch.zeros(9, 14)
+    q[:, 2] = 5.0
+    qd[:8, 6:] = 1e-3 * torch.eye(8)  # so slow that Coriolis forces do not count
+    torque = torch.zeros(9, 8)
+    moved = simulator.step(q, qd, torque)[1]
+    torque[:8] = -(robot.joint_damping + robot.limit_damping) * qd[:8, 6:]
+    pushed = simulator.step(q, 0 * qd, torque)[1]
+    torch.testing.assert_close(moved - qd - moved[8], pushed - pushed[8], rtol=1e-2, atol=2e-6)
 
 
 IN_A_PROCESS = """
