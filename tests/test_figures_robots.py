@@ -128,3 +128,10 @@ def test_a_robot_is_drawn_where_it_is():
     assert len(capsules) == 3 and np.ptp([end[:, 1] for end in capsules]) == 0.5
     ends[0, 2, 1, 2] = 1.6  # taller than the picture is by itself: all of them grow
     assert all(axis.get_ylim()[1] > 1.6 for axis in figures.robot_frames(ends, [0.1] * 3, [0.0, 1.5]).axes)
+
+
+def test_the_tangent_touches_the_loss_at_step_0_with_its_slope():
+    (axis,) = figures.tangent([-0.1, 0.0, 0.2], [5.0, 4.0, 4.5], slope=3.0).axes
+    drawn = lines(axis)
+    np.testing.assert_allclose(drawn["the loss"].get_xydata(), [[-0.1, 5], [0, 4], [0.2, 4.5]])
+    np.testing.assert_allclose(drawn["its tangent"].get_ydata(), [3.7, 4.0, 4.6])

@@ -16,7 +16,7 @@ from shapo.figures.pessimism import (
     theorem1,
 )
 from shapo.figures.results import frontier, pareto
-from shapo.figures.robots import gradient_check, robot_animation, robot_frames
+from shapo.figures.robots import gradient_check, robot_animation, robot_frames, tangent
 from shapo.figures.robustness import (
     ascents,
     heatmaps,

@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from shapo.figures.style import BLACK, BLUE, PAGE, RED, canvas, say
+from shapo.figures.style import BLACK, BLUE, COLUMN, PAGE, RED, canvas, say
 
 
 def gradient_check(checks: pd.DataFrame, errors: pd.DataFrame) -> Figure:
@@ -40,6 +40,23 @@ def gradient_check(checks: pd.DataFrame, errors: pd.DataFrame) -> Figure:
     axes[2].minorticks_off()
     axes[2].legend()
     say(axes[2], "error", "control steps $h$", "relative error")
+    return fig
+
+
+def tangent(steps: ArrayLike, losses: ArrayLike, slope: float) -> Figure:
+    """A loss along a direction, and the line that its gradient draws through it at step 0.
+
+    Args:
+        steps: (k,), ascending, 0 among them. losses: (k,). slope: of the gradient along the direction.
+    """
+    steps, losses = np.asarray(steps, float), np.asarray(losses, float)
+    fig, (axis,) = canvas(COLUMN, 2.4)
+    axis.plot(steps, losses, color=BLUE, marker="o", ms=2.5, label="the loss")
+    axis.plot(
+        steps, losses[np.abs(steps).argmin()] + slope * steps, color=RED, lw=1, ls="--", label="its tangent"
+    )
+    axis.legend()
+    say(axis, "", "step along the gradient", r"$\mathcal{L}$")
     return fig
 
 
