@@ -13,7 +13,7 @@ from shapo.sharpness import AdaptiveSAM
 from shapo.studies import Study
 
 RHO = 0.75  # the paper's
-RHOS = (0.1, 0.25, RHO)  # for its Figure 4, downwards: at 0.75 the Ant hardly walks here (notebook 21)
+RHOS = (0.25, RHO, 1.5)  # for its Figure 4
 SHORT_ASCENT = 4  # horizon over ascent_horizon in the cheaper SHAC-ASAM
 PPO_STEPS = 5  # environment steps of PPO, times SHAC's: they take about as long
 

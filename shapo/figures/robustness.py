@@ -30,7 +30,7 @@ from shapo.figures.style import (
 
 COLOURS = {
     "SHAC": GREY, "SHAC-ASAM": BLUE, "SHAC-ASAM, short ascent": ORANGE, "PPO": RED,
-    "SHAC-ASAM, ρ = 0.1": GREEN, "SHAC-ASAM, ρ = 0.25": SKY, "SHAC-ASAM, ρ = 0.75": BLUE,
+    "SHAC-ASAM, ρ = 0.25": SKY, "SHAC-ASAM, ρ = 0.75": BLUE, "SHAC-ASAM, ρ = 1.5": GREEN,
     "SHAC-ASAM, ρ = 0.75, short ascent": ORANGE,
 }  # fmt: skip
 LABELS = {
