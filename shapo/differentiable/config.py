@@ -56,8 +56,6 @@ class _OnRobots:
 class SHAC(_OnRobots):
     """Short-horizon actor-critic (Xu et al. 2022), with its published settings. None stands for the robot's own."""
 
-    minibatches_field: ClassVar[str] = "critic_minibatches"
-
     horizon: int = 32  # h, steps of a window, through which gradients pass
     actor_hidden_sizes: tuple[int, ...] | None = None  # ELU layers
     critic_hidden_sizes: tuple[int, ...] | None = None
@@ -84,6 +82,13 @@ class SHAC(_OnRobots):
             raise ValueError(f"betas must be two numbers such as (0.7, 0.95); got {betas!r}")
         object.__setattr__(self, "betas", tuple(BELOW_1("betas", beta) for beta in betas))
 
+    def check(self, config: RobotConfig) -> None:
+        if (samples := config.steps_per_epoch) < self.critic_minibatches:
+            raise ValueError(
+                f"num_envs × horizon = {samples} samples cannot make {self.critic_minibatches} minibatches: raise "
+                "num_envs or horizon, or lower critic_minibatches"
+            )
+
     def trainer(self, config: RobotConfig) -> SHACTrainer:
         from shapo.differentiable.shac import SHACTrainer
 
@@ -104,8 +109,6 @@ class PPO(_OnRobots):
     clipped to ±1, where SHAC's are squashed. None stands for the robot's own.
     """
 
-    minibatches_field: ClassVar[str] = "minibatches"
-
     horizon: int = 128  # steps of each robot between updates
     actor_hidden_sizes: tuple[int, ...] | None = None  # ELU layers
     critic_hidden_sizes: tuple[int, ...] | None = None
@@ -124,6 +127,18 @@ class PPO(_OnRobots):
             self, horizon=whole(1), learning_rate=POSITIVE, gamma=UNIT, gae_lambda=UNIT, clip_range=POSITIVE,
             passes=whole(1), minibatches=whole(1), max_grad_norm=POSITIVE, log_std_init=FINITE,
         )  # fmt: skip
+
+    def check(self, config: RobotConfig) -> None:
+        if config.actor is not None:
+            raise ValueError(
+                f"actor must be None for PPO, which is the reference without sharpness; got {config.actor!r}"
+            )
+        samples = config.steps_per_epoch
+        if samples % self.minibatches or samples == self.minibatches:
+            raise ValueError(
+                f"minibatches must divide num_envs × horizon = {samples} samples into equal parts of 2 or more; got "
+                f"{self.minibatches}"
+            )
 
     def trainer(self, config: RobotConfig) -> PPOTrainer:
         from shapo.differentiable.ppo import PPOTrainer
@@ -166,10 +181,6 @@ class RobotConfig(RunConfig):
             raise TypeError(
                 f"actor must be None or a perturbation such as AdaptiveSAM(0.75); got {self.actor!r}"
             )
-        if self.actor is not None and isinstance(self.algorithm, PPO):
-            raise ValueError(
-                f"actor must be None for PPO, which is the reference without sharpness; got {self.actor!r}"
-            )
         if self.ascent_horizon is not None:
             check(self, ascent_horizon=whole(1))
             if self.actor is None or self.ascent_horizon >= self.algorithm.horizon:
@@ -178,19 +189,7 @@ class RobotConfig(RunConfig):
                     f"perturbation of the actor; got {self.ascent_horizon} with actor={self.actor!r}"
                 )
         check(self, iterations=whole(1), seed=whole(0), num_envs=whole(1))
-        field = self.algorithm.minibatches_field
-        if self.steps_per_epoch < (minibatches := getattr(self.algorithm, field)):
-            raise ValueError(
-                f"num_envs × horizon = {self.steps_per_epoch} samples cannot make {minibatches} minibatches: raise "
-                f"num_envs or horizon, or lower {field}"
-            )
-        if isinstance(self.algorithm, PPO) and (
-            self.steps_per_epoch % minibatches or self.steps_per_epoch == minibatches
-        ):
-            raise ValueError(
-                f"minibatches must divide num_envs × horizon = {self.steps_per_epoch} samples into equal parts of 2 or "
-                f"more; got {minibatches}"
-            )
+        self.algorithm.check(self)
         object.__setattr__(self, "algorithm", self.algorithm.prepared(self.task))
         describe(self)  # a perturbation that cannot be named cannot be stored either: say so now
 

@@ -119,7 +119,7 @@ def test_mistakes_are_told():
         RobotConfig(algorithm=PPO(), actor=AdaptiveSAM(0.75))
     with pytest.raises(ValueError, match="minibatches must divide num_envs × horizon = 16 samples"):
         RobotConfig(algorithm=PPO(horizon=16), num_envs=1)
-    with pytest.raises(ValueError, match="2 samples cannot make 16 minibatches"):
+    with pytest.raises(ValueError, match="= 2 samples into equal parts of 2 or more; got 16"):
         RobotConfig(algorithm=PPO(horizon=2), num_envs=1)
     for wrong in (
         {"clip_range": 0.0},
