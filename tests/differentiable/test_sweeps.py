@@ -99,5 +99,5 @@ def test_runs_that_are_not_there_are_left_out(runs, tmp_path):
 
 def test_the_figures_conditions_contain_those_of_training():
     assert len(sweeps.ground("DiffAnt")) == 25
-    assert {"stiffness": 4e4, "damping": 1e3} in sweeps.ground("DiffAnt")
+    assert {"stiffness": 4e4, "damping": 1e4} in sweeps.ground("DiffAnt")
     assert {"noise": 0.0} in sweeps.action_noise() and {"friction": 0.75} in sweeps.friction()
