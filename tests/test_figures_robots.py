@@ -11,6 +11,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from shapo import figures
+from shapo.differentiable.landscape import of_exact
 from shapo.figures.robustness import COLOURS
 
 
@@ -86,20 +87,24 @@ def test_sharpness_keeps_directions_apart():
     assert lines(worst)["SHAC-ASAM, ρ = 0.75"].get_color() == COLOURS["SHAC-ASAM"]
 
 
-def test_ascents_are_shares_of_the_exact_one():
+def test_ascents_are_shares_of_the_exact_one_around_the_same_policy():
     rows = [
-        {"ascent": ascent, "share": share, "run": run, "rise": rise * size}
-        for run, size in (("a", 1.0), ("b", 10.0))
-        for ascent, share, rise in (
+        {"ascent": ascent, "share": share, "run": run, "rise": rise, "cosine": 0.5}
+        for run, size in (("a", 1.0), ("b", 10.0), ("c", 2.0))
+        for ascent, share, mean in (
             ("all", 1.0, 4.0),
+            ("first robots", 0.5, 2.0),
             ("first steps", 0.25, 3.0),
-            ("window before", 0.0, 1.0),
+            ("window before", 0.0, size),
         )
+        for rise in (0.5 * mean * size, 1.5 * mean * size)  # two windows
     ]
-    (axis,) = figures.ascents(pd.DataFrame(rows)).axes
+    (axis,) = figures.ascents(of_exact(pd.DataFrame(rows))).axes
     drawn = lines(axis)
     np.testing.assert_allclose(drawn["first steps"].get_xydata(), [[0.25, 0.75]])
-    np.testing.assert_allclose(drawn["window before"].get_xydata(), [[0.0, 0.25]])
+    np.testing.assert_allclose(
+        drawn["window before"].get_xydata(), [[0.0, 0.5]]
+    )  # the median of 1/4, 10/4, 2/4
     np.testing.assert_allclose(drawn["all"].get_ydata(), [1.0])
 
 

@@ -140,3 +140,13 @@ def ascents(
             cosine = torch.cosine_similarity(around.theta.abs() * gradient, exact, dim=0)
             rows.append((ascent, share, rise, float(cosine)))
     return pd.DataFrame(rows, columns=["ascent", "share", "rise", "cosine"])
+
+
+def of_exact(found: pd.DataFrame) -> pd.DataFrame:
+    """`ascents` of several policies (column run), each rise as a share of the exact ascent's around the same policy.
+
+    A row per ascent, share and run: rise and cosine, means over the windows, and of_exact.
+    """
+    means = found.groupby(["ascent", "share", "run"])[["rise", "cosine"]].mean()
+    exact = means.rise.xs("all", level="ascent").droplevel("share")
+    return means.assign(of_exact=means.rise.div(exact, level="run"))

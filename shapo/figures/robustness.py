@@ -117,13 +117,12 @@ def sharpness(table: pd.DataFrame) -> Figure:
 
 
 def ascents(table: pd.DataFrame) -> Figure:
-    """How far the loss rises where a cheaper ascent leads, of the exact ascent's mean rise, over what it costs.
+    """How far the loss rises where a cheaper ascent leads, of the exact ascent's rise, over what it costs.
 
     Args:
-        table: columns ascent, share (of the simulation), rise, run (any label of the policy: the small marks).
+        table: `landscape.of_exact`. Small marks: a policy; large ones: their median.
     """
     fig, (axis,) = canvas(COLUMN, 2.6)
-    exact = table[table.ascent == "all"].rise.mean()
     looks = {
         "first steps": (BLUE, "o"),
         "first robots": (ORANGE, "s"),
@@ -131,9 +130,9 @@ def ascents(table: pd.DataFrame) -> Figure:
         "all": (BLACK, "*"),
     }
     for name, (colour, marker) in looks.items():
-        found = table[table.ascent == name].groupby(["share", "run"]).rise.mean().unstack() / exact
+        found = table.of_exact.loc[name].unstack("run")
         axis.plot(found.index, found, ls="", marker=marker, ms=3, color=colour, alpha=0.35)
-        axis.plot(found.index, found.mean(axis=1), color=colour, marker=marker, ms=5, label=name)
+        axis.plot(found.index, found.median(axis=1), color=colour, marker=marker, ms=5, label=name)
     axis.axhline(1, color=BLACK, lw=0.7, ls=":")
     axis.set_xlim(-0.05, 1.05)
     axis.legend()
