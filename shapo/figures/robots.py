@@ -55,6 +55,7 @@ def tangent(steps: ArrayLike, losses: ArrayLike, slope: float) -> Figure:
     axis.plot(
         steps, losses[np.abs(steps).argmin()] + slope * steps, color=RED, lw=1, ls="--", label="its tangent"
     )
+    axis.locator_params(axis="x", nbins=5)
     axis.legend()
     say(axis, "", "step along the gradient", r"$\mathcal{L}$")
     return fig
