@@ -82,9 +82,8 @@ class Simulator:
         Raises ValueError for another shape.
         """
         for name, value, view in zip(("q", "qd", "torque"), (q, qd, torque), self._inputs, strict=True):
-            expected = (self.num_envs, view.shape[1] - 6 * (name == "torque"))  # the torso has no motor
-            if value.shape != expected:
-                raise ValueError(f"{name} must have shape {expected}; got {tuple(value.shape)}")
+            if value.shape != view.shape:
+                raise ValueError(f"{name} must have shape {tuple(view.shape)}; got {tuple(value.shape)}")
         return _Step.apply(q, qd, torque, self)
 
     def skeleton(self, q: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +115,8 @@ class Simulator:
         with wp.ScopedCapture(device=DEVICE) as capture:
             self._run()
         self._forward_graph = capture.graph
-        self._inputs = _views(first.joint_q, first.joint_qd, self._control.joint_f, rows=self.num_envs)
+        q, qd, force = _views(first.joint_q, first.joint_qd, self._control.joint_f, rows=self.num_envs)
+        self._inputs = q, qd, force[:, 6:]  # the torso has no motor
         self._outputs = _views(last.joint_q, last.joint_qd, rows=self.num_envs)
         if self.gradients:
             self._record_backward(first, last)
@@ -138,7 +138,8 @@ class Simulator:
         self._backward_graph = capture.graph
         self._seeds = _views(*seeds, rows=self.num_envs)
         leaves = first.joint_q, first.joint_qd, self._control.joint_f
-        self._gradients = _views(*(array.grad for array in leaves), rows=self.num_envs)
+        q, qd, force = _views(*(array.grad for array in leaves), rows=self.num_envs)
+        self._gradients = q, qd, force[:, 6:]
 
     def _run(self) -> None:
         self._solver._step = (
@@ -147,10 +148,9 @@ class Simulator:
         for before, after in zip(self._states, self._states[1:], strict=False):
             self._solver.step(before, after, self._control, self._contacts, CONTROL_DT / self.robot.substeps)
 
-    def _load(self, q: Tensor, qd: Tensor, torque: Tensor) -> None:
-        for view, value in zip(self._inputs, (q, qd), strict=False):
+    def _load(self, *inputs: Tensor) -> None:
+        for view, value in zip(self._inputs, inputs, strict=True):
             view.copy_(value)
-        self._inputs[2][:, 6:].copy_(torque)
 
     def _forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         self._load(*inputs)
@@ -163,10 +163,9 @@ class Simulator:
         for view, seed in zip(self._seeds, seeds, strict=True):
             view.copy_(torch.where(finite[:, None], seed, 0.0))
         wp.capture_launch(self._backward_graph)
-        gradients = [self._gradients[0], self._gradients[1], self._gradients[2][:, 6:]]
-        finite &= torch.stack([torch.isfinite(gradient).all(1) for gradient in gradients]).all(0)
+        finite &= torch.stack([torch.isfinite(gradient).all(1) for gradient in self._gradients]).all(0)
         self.dropped_gradients += int((~finite).sum())
-        return [torch.where(finite[:, None], gradient, 0.0) for gradient in gradients]
+        return [torch.where(finite[:, None], gradient, 0.0) for gradient in self._gradients]
 
 
 class _Step(torch.autograd.Function):
