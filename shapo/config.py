@@ -36,9 +36,14 @@ class RunConfig:
     shipped_networks: ClassVar[tuple[str, ...]] = ()  # how names begin of arrays that ship with results
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """The method version and the whole config: what a run is."""
+        return {"method": self.method, "config": describe(self)}
+
+    @property
     def run_id(self) -> str:
-        """Hash of the whole config and the method version: the run's identity."""
-        text = json.dumps({"method": self.method, "config": describe(self)}, sort_keys=True, allow_nan=False)
+        """Hash of the identity."""
+        text = json.dumps(self.identity, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from shapo.config import RunConfig, describe
+from shapo.config import RunConfig
 from shapo.networks import Policy
 from shapo.shipped import CorruptPackError, Pack, pack_of
 from shapo.store import (
@@ -185,7 +185,7 @@ class Run:
         if not self.exists:
             raise FileNotFoundError(f"{self.path} has no checkpoint: this run has not begun")
         arrays, meta = _load(self.checkpoint, *version_of(self.checkpoint))
-        if meta["config"] != describe(self.config) or meta["method"] != self.config.method:
+        if any(meta[name] != value for name, value in self.config.identity.items()):
             raise CorruptCheckpointError(f"{self.checkpoint} belongs to another run; it was not loaded.")
         return arrays, meta
 
@@ -196,11 +196,7 @@ class Run:
         here = provenance()
         if self._history[-1:] != [here]:
             self._history = [*self._history, here]
-        meta = meta | {
-            "config": describe(self.config),
-            "method": self.config.method,
-            "provenance": self._history,
-        }
+        meta = meta | self.config.identity | {"provenance": self._history}
         if meta["epoch"] == self.config.epochs:
             for name in ("progress", "episodes"):
                 table = self._tables(arrays)[name]
@@ -210,8 +206,7 @@ class Run:
     def write_config(self) -> None:
         """config.json, for people."""
         if not (self.path / "config.json").exists():
-            text = json.dumps({"method": self.config.method, "config": describe(self.config)}, indent=2)
-            write_atomically(self.path / "config.json", text.encode())
+            write_atomically(self.path / "config.json", json.dumps(self.config.identity, indent=2).encode())
 
     def _table(self, name: str) -> pd.DataFrame:
         if pack := self.pack:
