@@ -110,10 +110,10 @@ def test_ascents_are_shares_of_the_exact_one_around_the_same_policy():
 
 def test_training_time_shows_ratios_limits_and_the_papers():
     table = pd.DataFrame(
-        [("DiffAnt", "SHAC-ASAM", 1.9, 1.8, 2.0), ("DiffAnt", "SHAC-ASAM, short ascent", 1.2, 1.1, 1.3)],
+        [("DiffAnt", "SHAC-ASAM", 1.9, 1.8, 2.0), ("DiffAnt", "SHAC-ASAM, few robots", 1.2, 1.1, 1.3)],
         columns=["task", "side", "ratio", "low", "high"],
     )
-    limits = {"SHAC-ASAM": 1.85, "SHAC-ASAM, short ascent": 1.35}
+    limits = {"SHAC-ASAM": 1.85, "SHAC-ASAM, few robots": 1.35}
     (axis,) = figures.training_time(table, {"DiffAnt": 1.71}, limits).axes
     assert [bar.get_width() for bar in axis.patches] == [1.9, 1.2]
     drawn = [tuple(line.get_xdata()) for line in axis.get_lines()]

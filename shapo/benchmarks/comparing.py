@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shapo.benchmarks.differentiating import SHORT
+from shapo.benchmarks.differentiating import FEW
 from shapo.benchmarks.learning import VARIANTS
 from shapo.benchmarks.measuring import TASK
 from shapo.benchmarks.stepping import ASYNC, SINGLE, THREADS
@@ -59,7 +59,7 @@ COMPARISONS = tuple(
         ("SAM critic pass / plain", "pieces", TASK, "critic pass", "shapo, SAM", "shapo", "cost"),
         ("DiffAnt, gradients: without", "gradients", _ANT, "steps", _BOTH, "forward", "own", None, 1400),
         ("SHAC-ASAM iteration / SHAC", "robots", _ANT, "iteration", "SHAC-ASAM", "SHAC", "cost", 1.85),
-        ("with a short ascent / SHAC", "robots", _ANT, "iteration", SHORT, "SHAC", "cost", 1.35),
+        ("ascent on few robots / SHAC", "robots", _ANT, "iteration", FEW, "SHAC", "cost", 1.35),
         ("SHAPO Actor epoch / vanilla", "epochs", TASK, "total", "SHAPO Actor", "vanilla", "cost", 1.10),
         ("full SHAPO epoch / vanilla", "epochs", TASK, "total", "SHAPO", "vanilla", "cost", 1.35),
     )

@@ -11,7 +11,7 @@ import torch
 from shapo.benchmarks.measuring import alternate, in_turn, run_apart, sides_of_one_probe
 from shapo.sharpness import AdaptiveSAM
 
-SHORT = "SHAC-ASAM, short ascent"
+FEW = "SHAC-ASAM, few robots"
 
 
 def simulate(task: str, envs: int, horizon: int) -> dict[str, float]:
@@ -45,12 +45,12 @@ def gradients(repeats: int, task: str, envs: int = 64, horizon: int = 32) -> pd.
 
 
 def iterate(task: str, envs: int, horizon: int, iterations: int) -> dict[str, float]:
-    """Probe: seconds of an iteration of SHAC, of SHAC-ASAM, and of SHAC-ASAM with a short ascent."""
+    """Probe: seconds of an iteration of SHAC, of SHAC-ASAM, and of SHAC-ASAM with an ascent on few robots."""
     from shapo.differentiable.config import SHAC, RobotConfig
-    from shapo.differentiable.experiments import RHO, SHORT_ASCENT
+    from shapo.differentiable.experiments import ASCENT_SHARE, RHO
 
     ways = {"SHAC": {}, "SHAC-ASAM": {"actor": AdaptiveSAM(RHO)}}
-    ways[SHORT] = ways["SHAC-ASAM"] | {"ascent_horizon": max(1, horizon // SHORT_ASCENT)}
+    ways[FEW] = ways["SHAC-ASAM"] | {"ascent_envs": max(1, envs // ASCENT_SHARE)}
     settings = {"algorithm": SHAC(horizon), "iterations": 1_000, "num_envs": envs}
     trainers = {name: RobotConfig(task, **settings, **way).trainer() for name, way in ways.items()}
     calls = {
@@ -61,7 +61,7 @@ def iterate(task: str, envs: int, horizon: int, iterations: int) -> dict[str, fl
 
 
 def robots(repeats: int, task: str, envs: int = 64, horizon: int = 32, iterations: int = 3) -> pd.DataFrame:
-    """An iteration of training with one rollout, with two, and with one and a short one; on one core."""
+    """An iteration of training with one rollout, with two, and with one and another of few robots; on one core."""
     settings = {"task": task, "envs": envs, "horizon": horizon, "iterations": iterations}
     return sides_of_one_probe(
         alternate("robots", {"iteration": partial(run_apart, iterate, **settings)}, repeats, "s", task)

@@ -165,9 +165,9 @@ class RobotConfig(RunConfig):
     task: str = "DiffAnt"  # a name in shapo.differentiable.robots.ROBOTS
     algorithm: SHAC | PPO = SHAC()
     actor: Perturbation | None = None  # of SHAC. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC
-    # Steps of the window whose gradient gives ε; None: all h, as in the paper. With fewer, the whole window is rolled
-    # out at θ + ε alone, and what is recorded is that policy's.
-    ascent_horizon: int | None = None
+    # Robots of the N whose gradient gives ε; None: all, as in the paper. With fewer, all of them are rolled out at
+    # θ + ε alone, and what is recorded is that policy's.
+    ascent_envs: int | None = None
     iterations: int = 500  # updates of the actor
     seed: int = 0  # of everything random in the run
     num_envs: int = 64  # N, robots simulated together
@@ -181,14 +181,14 @@ class RobotConfig(RunConfig):
             raise TypeError(
                 f"actor must be None or a perturbation such as AdaptiveSAM(0.75); got {self.actor!r}"
             )
-        if self.ascent_horizon is not None:
-            check(self, ascent_horizon=whole(1))
-            if self.actor is None or self.ascent_horizon >= self.algorithm.horizon:
-                raise ValueError(
-                    f"ascent_horizon must be None, or below the horizon of {self.algorithm.horizon} and beside a "
-                    f"perturbation of the actor; got {self.ascent_horizon} with actor={self.actor!r}"
-                )
         check(self, iterations=whole(1), seed=whole(0), num_envs=whole(1))
+        if self.ascent_envs is not None:
+            check(self, ascent_envs=whole(1))
+            if self.actor is None or self.ascent_envs >= self.num_envs:
+                raise ValueError(
+                    f"ascent_envs must be None, or below num_envs = {self.num_envs} and beside a perturbation of the "
+                    f"actor; got {self.ascent_envs} with actor={self.actor!r}"
+                )
         self.algorithm.check(self)
         object.__setattr__(self, "algorithm", self.algorithm.prepared(self.task))
         describe(self)  # a perturbation that cannot be named cannot be stored either: say so now

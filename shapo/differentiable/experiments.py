@@ -14,7 +14,7 @@ from shapo.studies import Study
 
 RHO = 0.75  # the paper's
 RHOS = (0.25, RHO, 1.5)  # for its Figure 4
-SHORT_ASCENT = 4  # horizon over ascent_horizon in the cheaper SHAC-ASAM
+ASCENT_SHARE = 8  # robots over those of the ascent in the cheaper SHAC-ASAM
 PPO_STEPS = 5  # environment steps of PPO, times SHAC's: they take about as long
 
 Experiment = dict[tuple[str, str], list[RobotConfig]]
@@ -27,11 +27,11 @@ def shac(profile: str) -> Experiment:
 
 def shac_asam(profile: str) -> Experiment:
     """The Ant with SHAC, with SHAC-ASAM at every ρ and with the cheaper one: notebooks 21 and 22, Figures 2 to 4."""
-    cheap = {"ascent_horizon": PROFILES[profile].robot_horizon // SHORT_ASCENT}
+    cheap = {"ascent_envs": max(1, PROFILES[profile].robot_envs // ASCENT_SHARE)}
     return (
         shac(profile)
         | {("DiffAnt", asam(rho)): _seeds("DiffAnt", AdaptiveSAM(rho), profile) for rho in RHOS}
-        | {("DiffAnt", f"{asam(RHO)}, short ascent"): _seeds("DiffAnt", AdaptiveSAM(RHO), profile, **cheap)}
+        | {("DiffAnt", f"{asam(RHO)}, few robots"): _seeds("DiffAnt", AdaptiveSAM(RHO), profile, **cheap)}
     )
 
 

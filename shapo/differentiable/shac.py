@@ -5,7 +5,7 @@
     θ    ← Adam(∇L(θ + ε))                                         (10) a second rollout from the same start states
     V    ← argmin E ‖V(s) − Ṽ(s)‖²,  Ṽ by TD(λ)                    (3)
 
-With `ascent_horizon`, ε comes from the first steps of the window only: a cheaper SHAC-ASAM (notebook 21 compares).
+With `ascent_envs`, ε comes from the first few robots only: a cheaper SHAC-ASAM (notebook 21 compares).
 The numbers are those of the paper's equations.
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from shapo.checks import NonFiniteError
 from shapo.differentiable.config import RobotConfig
+from shapo.differentiable.env import DifferentiableEnv
 from shapo.differentiable.networks import NormedMLP, SquashedActor
 from shapo.differentiable.trainer import RobotTrainer, Window
 from shapo.fisher import Euclidean
@@ -52,6 +53,8 @@ class SHACTrainer(RobotTrainer):
 
     def __init__(self, config: RobotConfig):
         super().__init__(config, gradients=True)
+        few = config.ascent_envs
+        self.ascent_env = config.make_env(few) if few else self.env
         networks, self.noise_rng, self.minibatch_rng = self.rngs
         robot, shac = self.env.robot, self.algorithm
         self.actor = SquashedActor(robot.observations, shac.actor_hidden_sizes, robot.actions)
@@ -73,18 +76,20 @@ class SHACTrainer(RobotTrainer):
         """Observations scaled by the statistics of the windows before this one; differentiable."""
         return (observation - self._mean) * self._scale
 
-    def rollout(self, theta: Tensor, noise: Tensor, weight: Tensor | None = None) -> Window:
+    def rollout(
+        self, theta: Tensor, noise: Tensor, weight: Tensor | None = None, env: DifferentiableEnv | None = None
+    ) -> Window:
         """A window under the policy of θ, from where the environments stand; noise: ξ (h, N, actions).
 
-        weight: (N,) of each robot in the loss, 1 by default.
+        weight: (N,) of each robot in the loss, 1 by default. env: other environments than the run's own.
         """
-        window, gamma = Window(), self.algorithm.gamma
-        observation = self.env.detach()
-        weight = torch.ones(self.config.num_envs) if weight is None else weight
+        window, gamma, env = Window(), self.algorithm.gamma, env or self.env
+        observation = env.detach()
+        weight = torch.ones(env.num_envs) if weight is None else weight
         discount = weight
         for t, xi in enumerate(noise):
             before, action = observation, self.actor(theta, self.normalised(observation), xi)
-            observation, reward, terminated, truncated, info = self.env.step(action)
+            observation, reward, terminated, truncated, info = env.step(action)
             window.append(before, reward, terminated, truncated, info)
             window.loss = window.loss - discount @ reward
             discount = discount * gamma
@@ -107,14 +112,16 @@ class SHACTrainer(RobotTrainer):
         noise = self.noise_rng.standard_normal((shac.horizon, *self.env.action.shape), np.float32)
         noise = torch.from_numpy(noise)
         windows, after, seconds = [], [], {"rollout": 0.0, "actor": 0.0}
-        theta, perturbation, short = self.theta.detach(), self.config.actor, self.config.ascent_horizon
+        theta, perturbation, few = self.theta.detach(), self.config.actor, self.config.ascent_envs
 
         def gradient_at(theta: Tensor) -> Tensor:
             """∇ of the objective −L by one window; each starts in the same states, with the same noise."""
-            self.put(start)
+            env, first = (self.env, None) if windows else (self.ascent_env, few)
+            env.load_state_dict({name: array[:first] for name, array in start[0].items()})
+            env.load_rng_state(start[1])
             theta = theta.detach().requires_grad_()
             clock.append(time.perf_counter())
-            windows.append(self.rollout(theta, noise if windows else noise[:short]))
+            windows.append(self.rollout(theta, noise[:, :first], env=env))
             after.append(self.place())
             clock.append(time.perf_counter())
             (gradient,) = torch.autograd.grad(-windows[-1].loss, theta)
@@ -130,12 +137,12 @@ class SHACTrainer(RobotTrainer):
         with seeded_torch(self.config.seed, self.epoch):
             gradient = sharpness_aware_gradient(gradient_at, theta, perturb)
         # Training goes on along the policy's own trajectory, not the perturbed one's, unless that alone is whole.
-        whole = 1 if short else 0
+        whole = 1 if few else 0
         self.put(after[whole])
         self.theta.grad = -gradient
         norm = torch.nn.utils.clip_grad_norm_([self.theta], shac.max_grad_norm)
         self.optimizers["actor"].step()
-        loss = np.nan if short else float(windows[0].loss.detach())
+        loss = np.nan if few else float(windows[0].loss.detach())
         log = {"loss": loss, "gradient_norm": float(norm)}
         if perturbation:
             log["loss_perturbed"] = float(windows[1].loss.detach())
@@ -174,7 +181,7 @@ class SHACTrainer(RobotTrainer):
         for name, rate in (("actor", self.algorithm.actor_lr), ("critic", self.algorithm.critic_lr)):
             decayed = rate + (FINAL_LEARNING_RATE - rate) * self.epoch / config.epochs
             self.optimizers[name].param_groups[0]["lr"] = decayed
-        dropped = self.env.simulator.dropped_gradients
+        dropped = self._dropped_gradients()
         window, log = self.update_actor()
         seconds = log.pop("seconds")
         clock.append(time.perf_counter())
@@ -182,13 +189,16 @@ class SHACTrainer(RobotTrainer):
         clock.append(time.perf_counter())
         self.normalizer.update(torch.cat(window.observation).double().numpy())
         self._check_parameters()
-        self.totals["dropped_gradients"] += self.env.simulator.dropped_gradients - dropped
+        self.totals["dropped_gradients"] += self._dropped_gradients() - dropped
         log |= {
             "critic_loss": critic_loss,
             "std": float(self.actor.log_std(self.theta.detach()).exp().mean()),
         }
         seconds |= {"critics": clock[2] - clock[1], "total": time.perf_counter() - clock[0]}
         return self.account(window, log, seconds)
+
+    def _dropped_gradients(self) -> int:
+        return sum(env.simulator.dropped_gradients for env in {self.env, self.ascent_env})
 
     def _check_parameters(self) -> None:
         for name, parameters in (("actor", self.theta), ("critic", self.phi)):

@@ -29,9 +29,9 @@ from shapo.figures.style import (
 )
 
 COLOURS = {
-    "SHAC": GREY, "SHAC-ASAM": BLUE, "SHAC-ASAM, short ascent": ORANGE, "PPO": RED,
+    "SHAC": GREY, "SHAC-ASAM": BLUE, "SHAC-ASAM, few robots": ORANGE, "PPO": RED,
     "SHAC-ASAM, ρ = 0.25": SKY, "SHAC-ASAM, ρ = 0.75": BLUE, "SHAC-ASAM, ρ = 1.5": GREEN,
-    "SHAC-ASAM, ρ = 0.75, short ascent": ORANGE,
+    "SHAC-ASAM, ρ = 0.75, few robots": ORANGE,
 }  # fmt: skip
 LABELS = {
     "noise": r"strength of action noise $\lambda$", "friction": r"contact friction $\mu$",

@@ -134,8 +134,8 @@ def test_both_rollouts_start_in_the_same_states_with_the_same_noise(trainer, mon
     seen = []
     rollout = trainer.rollout
 
-    def spied(theta, xi):
-        seen.append(((theta.detach().clone(), xi), rollout(theta, xi)))
+    def spied(theta, xi, **options):
+        seen.append(((theta.detach().clone(), xi), rollout(theta, xi, **options)))
         return seen[-1][1]
 
     monkeypatch.setattr(trainer, "rollout", spied)
@@ -155,23 +155,27 @@ def test_both_rollouts_start_in_the_same_states_with_the_same_noise(trainer, mon
     torch.testing.assert_close(trainer.env.observation()[::2], plain.final[-1][::2], rtol=0, atol=0)
 
 
-def test_a_short_ascent_takes_epsilon_from_the_first_steps(trainer, monkeypatch):
-    """ε is that of `ascent_horizon` steps; the update and all that follows come from the whole window at θ + ε."""
+def test_an_ascent_on_few_robots_takes_epsilon_from_the_first_of_them(monkeypatch):
+    """ε is that of `ascent_envs` robots; the update and all that follows come from all robots at θ + ε."""
+    trainer = replace(CONFIG, actor=AdaptiveSAM(0.5), ascent_envs=2).trainer()
+    trainer._freeze_normaliser()
+    trainer.env.q[1, 2] = 0.1  # falls, so that a fresh start is drawn, in the ascent too
     place, theta, xi = trainer.place(), trainer.theta.detach().clone(), noise(trainer, 4)
     leaf = theta.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(-trainer.rollout(leaf, xi[:2]).loss, leaf)
+    of_two = trainer.rollout(leaf, xi, torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    (gradient,) = torch.autograd.grad(-of_two.loss, leaf)
     perturbed = theta + AdaptiveSAM(0.5)(gradient, Euclidean(theta), 1)
     trainer.put(place)
     expected = trainer.rollout(perturbed, xi)
     reached = trainer.env.observation()
 
     trainer.put(place)
-    trainer.config = replace(CONFIG, actor=AdaptiveSAM(0.5), ascent_horizon=2)
     monkeypatch.setattr(trainer, "noise_rng", SameNoise(xi.numpy()))
     window, log = trainer.update_actor()
-    torch.testing.assert_close(torch.stack(window.reward), torch.stack(expected.reward), rtol=0, atol=0)
-    torch.testing.assert_close(trainer.env.observation(), reached, rtol=0, atol=0)
-    assert log["loss_perturbed"] == float(expected.loss) and np.isnan(log["loss"])
+    torch.testing.assert_close(torch.stack(window.reward), torch.stack(expected.reward))
+    torch.testing.assert_close(trainer.env.observation(), reached)
+    assert log["loss_perturbed"] == pytest.approx(float(expected.loss)) and np.isnan(log["loss"])
+    assert len(window.reward[0]) == 4 and trainer.ascent_env.num_envs == 2
 
 
 class SameNoise:
@@ -206,9 +210,9 @@ def test_rho_to_0_is_shac_to_the_last_bit(tmp_path):
     assert plain.to_csv() == asam.to_csv()
 
 
-@pytest.mark.parametrize("epoch", [0, 2])
-def test_interrupted_and_resumed_to_the_last_bit(tmp_path, monkeypatch, epoch):
-    config = replace(CONFIG, actor=AdaptiveSAM(0.5))
+@pytest.mark.parametrize(("epoch", "few"), [(0, None), (2, None), (2, 2)])
+def test_interrupted_and_resumed_to_the_last_bit(tmp_path, monkeypatch, epoch, few):
+    config = replace(CONFIG, actor=AdaptiveSAM(0.5), ascent_envs=few)
     whole = train(config, runs=tmp_path / "whole", progress=False)
     run_epoch = SHACTrainer.run_epoch
 
@@ -255,9 +259,9 @@ def test_steps_along_the_gradient_lower_the_loss_of_their_window(trainer):
         ({"num_envs": 0}, "num_envs must be a whole number, at least 1; got 0"),
         ({"iterations": 0.5}, "iterations must be a whole number"),
         ({"actor": AdaptiveSAM}, "actor must be None or a perturbation"),
-        ({"ascent_horizon": 8}, "ascent_horizon must be None, or below .* beside a perturbation"),
-        ({"ascent_horizon": 32, "actor": AdaptiveSAM(1)}, "below the horizon of 32"),
-        ({"ascent_horizon": 0, "actor": AdaptiveSAM(1)}, "ascent_horizon must be a whole number"),
+        ({"ascent_envs": 8}, "ascent_envs must be None, or below .* beside a perturbation"),
+        ({"ascent_envs": 64, "actor": AdaptiveSAM(1)}, "below num_envs = 64"),
+        ({"ascent_envs": 0, "actor": AdaptiveSAM(1)}, "ascent_envs must be a whole number"),
         ({"num_envs": 1, "algorithm": SHAC(horizon=2)}, "2 samples cannot make 4 minibatches"),
     ],
 )
