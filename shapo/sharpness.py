@@ -73,7 +73,7 @@ class Perturbation(Protocol):
 
         gradient: (P,) ∇L(θ₀) of the objective being maximised. fisher: F at θ₀; `fisher(v)` = F v,
         `fisher.solve(b)` = F⁻¹b and its image, `fisher.theta` = θ₀. samples: n_t, environment steps seen so far; in
-        training a `sample_size.Samples`, which also knows how many independent ones they are worth.
+        training a `sample_size.Samples`, which also knows how many independent ones they are worth, but on robots.
         """
         ...
 

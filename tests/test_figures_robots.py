@@ -95,7 +95,7 @@ def test_ascents_are_shares_of_the_exact_one_around_the_same_policy():
             ("all", 1.0, 4.0),
             ("first robots", 0.5, 2.0),
             ("first steps", 0.25, 3.0),
-            ("window before", 0.0, size),
+            ("window before", 0.5, size),
         )
         for rise in (0.5 * mean * size, 1.5 * mean * size)  # two windows
     ]
@@ -103,7 +103,7 @@ def test_ascents_are_shares_of_the_exact_one_around_the_same_policy():
     drawn = lines(axis)
     np.testing.assert_allclose(drawn["first steps"].get_xydata(), [[0.25, 0.75]])
     np.testing.assert_allclose(
-        drawn["window before"].get_xydata(), [[0.0, 0.5]]
+        drawn["window before"].get_xydata(), [[0.5, 0.5]]
     )  # the median of 1/4, 10/4, 2/4
     np.testing.assert_allclose(drawn["all"].get_ydata(), [1.0])
 

@@ -47,10 +47,10 @@ def gradients(repeats: int, task: str, envs: int = 64, horizon: int = 32) -> pd.
 def iterate(task: str, envs: int, horizon: int, iterations: int) -> dict[str, float]:
     """Probe: seconds of an iteration of SHAC, of SHAC-ASAM, and of SHAC-ASAM with an ascent on few robots."""
     from shapo.differentiable.config import SHAC, RobotConfig
-    from shapo.differentiable.experiments import ASCENT_SHARE, RHO
+    from shapo.differentiable.experiments import RHO, few_robots
 
     ways = {"SHAC": {}, "SHAC-ASAM": {"actor": AdaptiveSAM(RHO)}}
-    ways[FEW] = ways["SHAC-ASAM"] | {"ascent_envs": max(1, envs // ASCENT_SHARE)}
+    ways[FEW] = ways["SHAC-ASAM"] | {"ascent_envs": few_robots(envs)}
     settings = {"algorithm": SHAC(horizon), "iterations": 1_000, "num_envs": envs}
     trainers = {name: RobotConfig(task, **settings, **way).trainer() for name, way in ways.items()}
     calls = {

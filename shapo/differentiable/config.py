@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from shapo.checks import BELOW_1, FINITE, POSITIVE, UNIT, check, whole
 from shapo.config import RunConfig, describe
 from shapo.differentiable.robots import ROBOTS
-from shapo.sharpness import Perturbation
+from shapo.sharpness import EffectiveAlpha, Perturbation
 
 if TYPE_CHECKING:  # these import Newton, which takes seconds
     from shapo.differentiable.env import DifferentiableEnv
@@ -155,7 +155,9 @@ class PPO(_OnRobots):
 class RobotConfig(RunConfig):
     """One training run on a differentiable robot. Raises ValueError or TypeError, naming the field."""
 
-    method: ClassVar[int] = 2  # 1 had Newton's contacts, whose damping jumps
+    method: ClassVar[int] = (
+        2  # 1 had Newton's contacts, whose damping jumps, and its joints, damped by 1 N·m·s
+    )
     shown: ClassVar[dict[str, str]] = {
         "return": "episode_return", "length": "episode_length", "reward": "reward", "m/s": "forward_velocity",
     }  # fmt: skip
@@ -180,6 +182,11 @@ class RobotConfig(RunConfig):
         if self.actor is not None and (isinstance(self.actor, type) or not callable(self.actor)):
             raise TypeError(
                 f"actor must be None or a perturbation such as AdaptiveSAM(0.75); got {self.actor!r}"
+            )
+        if isinstance(getattr(self.actor, "delta_down", None), EffectiveAlpha):
+            raise ValueError(
+                "actor must not have the schedule EffectiveAlpha, which measures n on safe RL's surrogate: FixedAlpha "
+                f"counts steps; got {self.actor!r}"
             )
         check(self, iterations=whole(1), seed=whole(0), num_envs=whole(1))
         if self.ascent_envs is not None:

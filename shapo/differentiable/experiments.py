@@ -14,7 +14,6 @@ from shapo.studies import Study
 
 RHO = 0.75  # the paper's
 RHOS = (0.25, RHO, 1.5)  # for its Figure 4
-ASCENT_SHARE = 8  # robots over those of the ascent in the cheaper SHAC-ASAM
 PPO_STEPS = 5  # environment steps of PPO, times SHAC's: they take about as long
 
 Experiment = dict[tuple[str, str], list[RobotConfig]]
@@ -27,7 +26,7 @@ def shac(profile: str) -> Experiment:
 
 def shac_asam(profile: str) -> Experiment:
     """The Ant with SHAC, with SHAC-ASAM at every ρ and with the cheaper one: notebooks 21 and 22, Figures 2 to 4."""
-    cheap = {"ascent_envs": max(1, PROFILES[profile].robot_envs // ASCENT_SHARE)}
+    cheap = {"ascent_envs": few_robots(PROFILES[profile].robot_envs)}
     return (
         shac(profile)
         | {("DiffAnt", asam(rho)): _seeds("DiffAnt", AdaptiveSAM(rho), profile) for rho in RHOS}
@@ -55,6 +54,11 @@ def humanoid(profile: str) -> Experiment:
 def robots(profile: str) -> Experiment:
     """All of them together: what ships."""
     return shac_asam(profile) | ppo(profile) | humanoid(profile)
+
+
+def few_robots(envs: int) -> int:
+    """Those of the ascent in the cheaper SHAC-ASAM."""
+    return max(1, envs // 8)
 
 
 def asam(rho: float) -> str:

@@ -117,8 +117,8 @@ def ascents(
     """What a cheap ascent finds: columns ascent, share (of the exact one's simulation), rise of L at its ε, cosine.
 
     All look for ε on one window and are judged on another, of other robots, the same for all. ascent: all of the
-    window; the first steps of all robots; all steps of the first robots; the gradient of the window before, which costs
-    nothing. cosine: of T∇L with that of the whole window.
+    window; the first steps of all robots; all steps of the first robots; the window before, as where each ascent serves
+    two windows. cosine: of T∇L with that of the whole window.
     """
     around, judge, rows = Landscape(config, networks, seed), Landscape(config, networks, seed + 1), []
     horizon, robots = config.algorithm.horizon, config.num_envs
@@ -128,7 +128,7 @@ def ascents(
         noise, other, unseen = around.noise(), around.noise(), judge.noise()
         gradients = {
             ("all", 1.0): around.gradient(noise),
-            ("window before", 0.0): around.gradient(other, earlier=True),
+            ("window before", 0.5): around.gradient(other, earlier=True),
         }
         for share in shares:
             steps, few = max(1, horizon // share), max(1, robots // share)

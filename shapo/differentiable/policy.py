@@ -31,7 +31,7 @@ class RobotPolicy:
 
     @property
     def digest(self) -> str:
-        """Hash of everything that decides how it acts."""
+        """Hash of its numbers: parameters, and scale of observations."""
         arrays = [tensor.numpy() for tensor in (self.theta, self.mean, self.scale)]
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:12]
 

@@ -18,27 +18,26 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from shapo.checks import AT_LEAST_0, UNIT, whole
+from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, whole
 from shapo.differentiable.env import DifferentiableEnv
 from shapo.differentiable.policy import RobotPolicy
-from shapo.differentiable.robots import ROBOTS
 from shapo.training import one_thread
 
 Condition = Mapping[str, float]
-RULES = {"noise": UNIT, "stiffness": AT_LEAST_0, "damping": AT_LEAST_0, "friction": AT_LEAST_0}
+RULES = {"noise": UNIT, "stiffness": POSITIVE, "damping": AT_LEAST_0, "friction": AT_LEAST_0}
 
 
 @torch.no_grad()
 def rollouts(
     policy: RobotPolicy, task: str, count: int = 100, condition: Condition | None = None, seed: int = 0
-):
+) -> pd.DataFrame:
     """A table of `count` episodes, a robot each, all at once: return, length (steps), failed, diverged.
 
-    The policy acts by its mode. The same seed gives the same starts and the same noise to every policy and condition.
-    Raises ValueError for an unknown condition, or one out of range.
+    failed: fell, or diverged. The policy acts by its mode. The same seed gives the same starts and the same noise to
+    every policy and condition. Raises ValueError for an unknown task or condition, or one out of range.
     """
-    condition = checked(condition or {})
-    robot, env = ROBOTS[task], _env(task, whole(1)("count", count))
+    condition, env = checked(condition or {}), _env(task, whole(1)("count", count))
+    robot = env.robot
     env.set_contact(
         condition.get("stiffness", robot.stiffness), condition.get("damping", robot.damping),
         condition.get("friction", robot.friction),
@@ -71,7 +70,7 @@ def sweep(
     """`rollouts` of every policy under every condition, on all cores, in one table.
 
     policies: by algorithm, one per training seed. Columns: algorithm, policy (its index), those of the conditions,
-    rollout, and those of `rollouts`.
+    rollout, and those of `rollouts`. Raises ValueError where there is nothing to roll out, and as `rollouts` does.
     """
     conditions = [checked(condition) for condition in conditions]
     jobs = [
@@ -80,6 +79,8 @@ def sweep(
         for index, policy in enumerate(trained)
         for condition in conditions
     ]
+    if not jobs:
+        raise ValueError(f"policies and conditions must not be empty; got {policies!r} and {conditions!r}")
     calls = (
         joblib.delayed(_labelled)(label, policy, task, count, condition, seed)
         for label, policy, condition in jobs

@@ -42,7 +42,7 @@ def td_lambda_targets(
     """
     targets, after = torch.empty_like(reward), next_value[-1]
     for t in reversed(range(len(reward))):
-        after = torch.where(ends[t], next_value[t], after) if t < len(reward) - 1 else next_value[t]
+        after = torch.where(ends[t], next_value[t], after)
         targets[t] = reward[t] + gamma * ((1 - lambda_) * next_value[t] + lambda_ * after)
         after = targets[t]
     return targets
@@ -108,7 +108,7 @@ class SHACTrainer(RobotTrainer):
 
     def update_actor(self) -> tuple[Window, dict]:
         """One step of the actor; returns the window that training goes on from, and what to record."""
-        shac, start, clock = self.algorithm, self.place(), [time.perf_counter()]
+        shac, start = self.algorithm, self.place()
         noise = self.noise_rng.standard_normal((shac.horizon, *self.env.action.shape), np.float32)
         noise = torch.from_numpy(noise)
         windows, after, seconds = [], [], {"rollout": 0.0, "actor": 0.0}
@@ -120,14 +120,13 @@ class SHACTrainer(RobotTrainer):
             env.load_state_dict({name: array[:first] for name, array in start[0].items()})
             env.load_rng_state(start[1])
             theta = theta.detach().requires_grad_()
-            clock.append(time.perf_counter())
+            began = time.perf_counter()
             windows.append(self.rollout(theta, noise[:, :first], env=env))
             after.append(self.place())
-            clock.append(time.perf_counter())
+            rolled_out = time.perf_counter()
             (gradient,) = torch.autograd.grad(-windows[-1].loss, theta)
-            clock.append(time.perf_counter())
-            seconds["rollout"] += clock[-2] - clock[-3]
-            seconds["actor"] += clock[-1] - clock[-2]
+            seconds["rollout"] += rolled_out - began
+            seconds["actor"] += time.perf_counter() - rolled_out
             if not torch.isfinite(gradient).all():
                 raise NonFiniteError("the gradient of the policy's loss became non-finite")
             return gradient
@@ -136,9 +135,9 @@ class SHACTrainer(RobotTrainer):
         perturb = perturbation and (lambda gradient: perturbation(gradient, Euclidean(theta), samples))
         with seeded_torch(self.config.seed, self.epoch):
             gradient = sharpness_aware_gradient(gradient_at, theta, perturb)
-        # Training goes on along the policy's own trajectory, not the perturbed one's, unless that alone is whole.
-        whole = 1 if few else 0
-        self.put(after[whole])
+        # Training goes on along the policy's own trajectory, not the perturbed one's, unless only that has all robots.
+        kept = -1 if few else 0
+        self.put(after[kept])
         self.theta.grad = -gradient
         norm = torch.nn.utils.clip_grad_norm_([self.theta], shac.max_grad_norm)
         self.optimizers["actor"].step()
@@ -146,7 +145,7 @@ class SHACTrainer(RobotTrainer):
         log = {"loss": loss, "gradient_norm": float(norm)}
         if perturbation:
             log["loss_perturbed"] = float(windows[1].loss.detach())
-        return windows[whole], log | {"seconds": seconds}
+        return windows[kept], log | {"seconds": seconds}
 
     def fit_critic(self, window: Window) -> float:
         """Regresses V on the TD(λ) targets of the window; returns the mean loss of the last pass."""

@@ -1,13 +1,14 @@
 """Which conditions the figures of Section 6 show, and their rollouts, kept in a file so that none is made twice.
 
 `rollouts.parquet` in `figures/data/` has a row per rollout: run_id, the digest of the policy, the condition in full,
-count, seed, rollout, and how it went.
+count, seed, rollout, how it went, and the provenance: versions, commit and machine.
 """
 
 from __future__ import annotations
 
 import io
 import itertools
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from shapo.differentiable.policy import RobotPolicy
 from shapo.differentiable.robots import ROBOTS
 from shapo.differentiable.robustness import Condition, checked, sweep
-from shapo.run import Run
+from shapo.run import Run, provenance
 from shapo.store import lock_of, write_atomically
 
 NOISE = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # λ, Figures 2 and 4
@@ -54,7 +55,7 @@ def kept_sweep(
     """`robustness.sweep` of the policies of trained runs; what `store` has is read there, what it has not is added.
 
     runs: by algorithm; those that are not available are left out. Returns a row per rollout: algorithm, those of
-    KEY, return, length, failed, diverged. store: a parquet file; None keeps nothing.
+    KEY, return, length, failed, diverged, provenance. store: a parquet file; None keeps nothing.
     """
     kept = pd.read_parquet(store) if store is not None and store.exists() else pd.DataFrame(columns=KEY)
     have = set(kept[KEY].drop_duplicates().itertuples(index=False, name=None))
@@ -67,7 +68,8 @@ def kept_sweep(
         keys = list(dict.fromkeys(_key(run, policy, condition, count, seed) for condition in conditions))
         if missing := [dict(zip(KEY[2:6], key[2:6], strict=True)) for key in keys if key not in have]:
             rollouts = sweep({"": [policy]}, run.config.task, missing, count, seed, progress=False)
-            rollouts = rollouts.drop(columns="algorithm").assign(**identity, count=count, seed=seed)
+            identity |= {"count": count, "seed": seed, "provenance": json.dumps(provenance())}
+            rollouts = rollouts.drop(columns="algorithm").assign(**identity)
             kept = _added(kept, rollouts.astype({"return": np.float32, "length": np.int32}), store)
             have |= set(keys)
         chosen = pd.DataFrame(keys, columns=KEY)

@@ -107,10 +107,21 @@ def test_directions_are_judged_on_windows_that_the_search_did_not_see(networks, 
         assert there and here and not there & here
 
 
-def test_cheap_ascents(networks):
-    table = ascents(CONFIG, networks, rho=0.3, shares=(2,), repeats=3)
-    assert table.groupby("ascent").size().to_dict() == {
-        "all": 3, "first robots": 3, "first steps": 3, "window before": 3,
+def test_cheap_ascents(networks, monkeypatch):
+    looked, gradient = [], Landscape.gradient
+
+    def seen(self, noise, *args, robots=None, earlier=False):
+        looked.append((len(noise), robots, earlier))
+        return gradient(self, noise, *args, robots=robots, earlier=earlier)
+
+    monkeypatch.setattr(Landscape, "gradient", seen)
+    table = ascents(CONFIG, networks, rho=0.3, shares=(2, 4), repeats=3)
+    assert table.groupby(["ascent", "share"]).size().to_dict() == {
+        ("all", 1.0): 3, ("window before", 0.5): 3, ("first robots", 0.5): 3, ("first robots", 0.25): 3,
+        ("first steps", 0.5): 3, ("first steps", 0.25): 3,
+    }  # fmt: skip
+    assert set(looked) == {
+        (4, None, False), (4, None, True), (2, None, False), (1, None, False), (4, 2, False), (4, 1, False),
     }  # fmt: skip
     assert (table[table.ascent == "all"].cosine > 0.999).all()
     assert (table[table.ascent != "all"].cosine < 0.999).all()

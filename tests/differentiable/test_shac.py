@@ -11,7 +11,7 @@ from shapo.differentiable import SHAC, RobotConfig
 from shapo.differentiable.networks import NormedMLP
 from shapo.differentiable.shac import SHACTrainer, td_lambda_targets
 from shapo.fisher import Euclidean
-from shapo.sharpness import AdaptiveSAM, EuclideanSAM
+from shapo.sharpness import AdaptiveSAM, EffectiveAlpha, EuclideanSAM, FisherSAM
 from shapo.training import train
 
 SMALL = SHAC(horizon=4, actor_hidden_sizes=(16,), critic_hidden_sizes=(16,), critic_passes=2)
@@ -178,6 +178,19 @@ def test_an_ascent_on_few_robots_takes_epsilon_from_the_first_of_them(monkeypatc
     assert len(window.reward[0]) == 4 and trainer.ascent_env.num_envs == 2
 
 
+def test_gradients_that_either_simulator_drops_are_counted(monkeypatch):
+    trainer = replace(CONFIG, actor=AdaptiveSAM(0.5), ascent_envs=2).trainer()
+    rollout = trainer.rollout
+
+    def dropping(theta, xi, **options):
+        trainer.ascent_env.simulator.dropped_gradients += 1
+        trainer.env.simulator.dropped_gradients += 10
+        return rollout(theta, xi, **options)
+
+    monkeypatch.setattr(trainer, "rollout", dropping)
+    assert [trainer.run_epoch()["dropped_gradients"] for _ in range(2)] == [22, 44]
+
+
 class SameNoise:
     def __init__(self, noise: np.ndarray):
         self.standard_normal = lambda shape, dtype: noise
@@ -259,6 +272,7 @@ def test_steps_along_the_gradient_lower_the_loss_of_their_window(trainer):
         ({"num_envs": 0}, "num_envs must be a whole number, at least 1; got 0"),
         ({"iterations": 0.5}, "iterations must be a whole number"),
         ({"actor": AdaptiveSAM}, "actor must be None or a perturbation"),
+        ({"actor": FisherSAM(EffectiveAlpha(0.05))}, "must not have the schedule EffectiveAlpha"),
         ({"ascent_envs": 8}, "ascent_envs must be None, or below .* beside a perturbation"),
         ({"ascent_envs": 64, "actor": AdaptiveSAM(1)}, "below num_envs = 64"),
         ({"ascent_envs": 0, "actor": AdaptiveSAM(1)}, "ascent_envs must be a whole number"),

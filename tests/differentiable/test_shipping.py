@@ -10,6 +10,7 @@ import shapo
 from shapo import experiments, packing
 from shapo.differentiable import PPO, SHAC, RobotConfig
 from shapo.differentiable import experiments as robots
+from shapo.figures.robustness import COLOURS
 from shapo.packing import pack
 from shapo.sharpness import AdaptiveSAM
 from shapo.shipped import CorruptPackError
@@ -71,6 +72,11 @@ def test_the_command_line_finds_the_robots(monkeypatch, capsys):
 def test_every_profile_builds_every_experiment():
     for profile in ("smoke", "laptop", "paper"):
         for name in robots.EXPERIMENTS:
-            assert len(robots.study(name, profile).runs) >= 2
+            experiment = robots.EXPERIMENTS[name](profile)
+            configs = [config for configs in experiment.values() for config in configs]
+            assert len(robots.study(name, profile).runs) == len(configs) >= 2  # no two are the same
+            assert {algorithm for _, algorithm in experiment} <= set(COLOURS)
+        few = robots.shac_asam(profile)["DiffAnt", "SHAC-ASAM, ρ = 0.75, few robots"]
+        assert {(config.ascent_envs, config.num_envs) for config in few} <= {(1, 4), (8, 64)}
     with pytest.raises(ValueError, match="name must be one of shac, "):
         robots.study("shaq", "smoke")

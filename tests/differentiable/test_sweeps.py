@@ -1,13 +1,18 @@
 """Rollouts that are kept: complete, made once, and those of the policies they are said to be of."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import shapo
 from shapo.differentiable import SHAC, RobotConfig, robustness, sweeps
+from shapo.differentiable import experiments as robots
 from shapo.differentiable.env import DifferentiableEnv
 from shapo.differentiable.robustness import rollouts
+from shapo.figures.style import ROOT
+from shapo.run import provenance
 
 CONFIG = RobotConfig(
     "DiffAnt", SHAC(horizon=4, actor_hidden_sizes=(8,), critic_hidden_sizes=(8,)), iterations=1, num_envs=2
@@ -101,3 +106,21 @@ def test_the_figures_conditions_contain_those_of_training():
     assert len(sweeps.ground("DiffAnt")) == 25
     assert {"stiffness": 4e4, "damping": 1e4} in sweeps.ground("DiffAnt")
     assert {"noise": 0.0} in sweeps.action_noise() and {"friction": 0.75} in sweeps.friction()
+
+
+def test_shipped_rollouts_come_back(monkeypatch):
+    """A policy and condition of those in figures/data, rolled out again: to the last bit on the same machine."""
+    monkeypatch.undo()  # whole episodes
+    shipped = pd.read_parquet(ROOT / "figures" / "data" / "rollouts.parquet")
+    ours = {run.config.run_id: run for run in robots.study("robots", "laptop").runs}
+    assert set(shipped.run_id) <= set(ours) and shipped.provenance.notna().all()
+    chosen = shipped[(shipped.noise == 0.2) & (shipped["count"] == 100)].groupby("run_id", sort=True)
+    run_id, kept = next(iter(chosen))
+    again = rollouts(ours[run_id].actor, ours[run_id].config.task, 100, {"noise": 0.2})
+    recorded = json.loads(kept.provenance.iloc[0])
+    if all(recorded[name] == provenance()[name] for name in ("machine", "versions")):
+        np.testing.assert_array_equal(kept["return"], again["return"].astype(np.float32))
+        np.testing.assert_array_equal(kept.length, again.length)
+    else:  # a last bit grows over an episode
+        error = np.hypot(kept["return"].sem(), again["return"].sem())
+        assert abs(kept["return"].mean() - again["return"].mean()) < 4 * error
