@@ -133,6 +133,7 @@ def test_figure_and_file(measured, tmp_path):
 def test_the_shipped_measurements_can_be_drawn():
     shipped = benchmarks.read(ROOT / "figures" / "data")
     table = benchmarks.compare(shipped)
+    assert list(table["comparison"]) == [comparison.title for comparison in benchmarks.COMPARISONS]
     assert table["ratio"].notna().all()
     assert isinstance(
         figures.benchmarks(table, benchmarks.epoch_parts(shipped), benchmarks.EPOCH_TARGETS), Figure
