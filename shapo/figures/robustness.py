@@ -73,7 +73,9 @@ def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
         table: `mean_returns` by stiffness and damping. trained: the pair of training, framed.
     """
     names = list(dict.fromkeys(table.algorithm))
-    fig, axes = canvas(PAGE, 2.5, len(names))
+    columns = 2 if len(names) == 4 else len(names)
+    rows = len(names) // columns
+    fig, axes = canvas(PAGE, 2.5 * rows, columns, rows)
     low, high = table["mean"].min(), table["mean"].max()
     for axis, name in zip(axes, names, strict=True):
         grid = table[table.algorithm == name].pivot(index="damping", columns="stiffness", values="mean")
@@ -93,6 +95,7 @@ def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
             corner = grid.columns.get_loc(trained[0]) - 0.5, grid.index.get_loc(trained[1]) - 0.5
             axis.add_patch(Rectangle(corner, 1, 1, fill=False, ec=RED, lw=1.5))
         say(axis, name, LABELS["stiffness"], LABELS["damping"])
+        axis.label_outer(remove_inner_ticks=True)
     fig.colorbar(image, ax=axes, label="return per episode", pad=0.01, aspect=30)
     return fig
 
