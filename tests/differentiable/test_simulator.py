@@ -331,6 +331,25 @@ def test_a_row_for_every_robot_is_asked_for():
             simulator.step(*wrong)
 
 
+@pytest.mark.parametrize("task", ROBOTS)
+def test_a_robot_far_away_moves_as_it_would_here(task):
+    """To the last bit where it is recentred; without, digits are lost with the square of the distance."""
+    moved = {}
+    for recentred in (True, False):
+        simulator = Simulator(replace(ROBOTS[task], recentred=recentred), 2)
+        q, torque = simulator.q0.repeat(2, 1), torch.zeros(4, 2, len(ROBOTS[task].torque))
+        q[:, 2] -= 0.4  # into the ground, which pushes back
+        q[1, :2] = torch.tensor([64.0, -32.0])
+        torque.requires_grad_()
+        reached = rolled_out(simulator, q, torch.zeros(2, 6 + torque.shape[-1]), torque)
+        (gradient,) = torch.autograd.grad(reached[1].square().sum(), torque)
+        moved[recentred] = [reached[0][:, 2:].detach(), reached[1].detach(), gradient.transpose(0, 1)]
+        if recentred:
+            torch.testing.assert_close(reached[0][1, :2] - q[1, :2], reached[0][0, :2], rtol=0, atol=1e-4)
+    assert all(torch.equal(*pair) for pair in moved[True])
+    assert not torch.equal(*moved[False][1])
+
+
 def test_joints_are_damped_within_their_limits_too():
     """q̇ of a joint of inertia I under the k_d of its limits and its own: I q̈ = −(k + k_d) q̇, from MuJoCo's matrix."""
     robot = replace(ROBOTS["DiffAnt"], substeps=1)
