@@ -84,7 +84,7 @@ class Landscape:
 
 def sharpness(
     config: RobotConfig, networks: Mapping[str, np.ndarray], radii: Sequence[float], windows: int = 4,
-    directions: int = 8, seed: int = 0,
+    directions: int = 4, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """How L rises away from a trained policy.
 
