@@ -155,9 +155,7 @@ class PPO(_OnRobots):
 class RobotConfig(RunConfig):
     """One training run on a differentiable robot. Raises ValueError or TypeError, naming the field."""
 
-    method: ClassVar[int] = (
-        2  # 1 had Newton's contacts, whose damping jumps, and its joints, damped by 1 N·m·s
-    )
+    method: ClassVar[int] = 2  # 1 had Newton's contacts, whose damping jumps, and its joints' damping
     shown: ClassVar[dict[str, str]] = {
         "return": "episode_return", "length": "episode_length", "reward": "reward", "m/s": "forward_velocity",
     }  # fmt: skip

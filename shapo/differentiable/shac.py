@@ -116,12 +116,11 @@ class SHACTrainer(RobotTrainer):
 
         def gradient_at(theta: Tensor) -> Tensor:
             """∇ of the objective −L by one window; each starts in the same states, with the same noise."""
-            env, first = (self.env, None) if windows else (self.ascent_env, few)
-            env.load_state_dict({name: array[:first] for name, array in start[0].items()})
-            env.load_rng_state(start[1])
+            env = self.env if windows else self.ascent_env
+            self.put(start, env)
             theta = theta.detach().requires_grad_()
             began = time.perf_counter()
-            windows.append(self.rollout(theta, noise[:, :first], env=env))
+            windows.append(self.rollout(theta, noise[:, : env.num_envs], env=env))
             after.append(self.place())
             rolled_out = time.perf_counter()
             (gradient,) = torch.autograd.grad(-windows[-1].loss, theta)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from shapo.differentiable.config import RobotConfig
+from shapo.differentiable.env import DifferentiableEnv
 from shapo.store import pack_tables, unpack_tables
 
 
@@ -94,10 +95,14 @@ class RobotTrainer:
         """Where the environments stand: (arrays, JSON-able values)."""
         return self.env.state_dict(), self.env.rng_state()
 
-    def put(self, place: tuple[dict, dict]) -> None:
-        """Back to where they stood."""
-        self.env.load_state_dict(place[0])
-        self.env.load_rng_state(place[1])
+    def put(self, place: tuple[dict, dict], env: DifferentiableEnv | None = None) -> None:
+        """Back to where they stood; or the first of them into `env`, as many as it has."""
+        arrays, rng = place
+        if env is not None:
+            arrays = {name: array[: env.num_envs] for name, array in arrays.items()}
+        env = env or self.env
+        env.load_state_dict(arrays)
+        env.load_rng_state(rng)
 
     def record(self) -> dict[str, np.ndarray]:
         """Everything recorded, as arrays; `load_record` takes them back."""

@@ -73,9 +73,7 @@ def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
         table: `mean_returns` by stiffness and damping. trained: the pair of training, framed.
     """
     names = list(dict.fromkeys(table.algorithm))
-    columns = 2 if len(names) == 4 else len(names)
-    rows = len(names) // columns
-    fig, axes = canvas(PAGE, 2.5 * rows, columns, rows)
+    fig, axes = canvas(PAGE, 2.5, len(names))
     low, high = table["mean"].min(), table["mean"].max()
     for axis, name in zip(axes, names, strict=True):
         grid = table[table.algorithm == name].pivot(index="damping", columns="stiffness", values="mean")
