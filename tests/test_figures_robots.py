@@ -21,12 +21,16 @@ def close():
     plt.close("all")
 
 
-def means(column: str, values: list[float]) -> pd.DataFrame:
+def policies(column: str, values: list[float]) -> pd.DataFrame:
     rows = [
-        {"algorithm": name, column: value, "mean": size * (1 - 0.1 * value), "std": 5.0}
+        {
+            "algorithm": name, "policy": f"{name}{offset}", column: value,
+            "return": size * (1 - 0.1 * value) + offset, "fallen": value / 2,
+        }
         for name, size in (("SHAC", 100.0), ("mine", 80.0), ("PPO", 50.0))
+        for offset in (-5.0, 5.0)
         for value in values
-    ]
+    ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -34,31 +38,39 @@ def lines(axis) -> dict:
     return {line.get_label(): line for line in axis.get_lines() if not line.get_label().startswith("_")}
 
 
-def test_robustness_draws_every_mean_and_its_spread():
+def test_robustness_draws_every_policy_and_their_mean():
     panels = {
-        "noise": (means("noise", [0.0, 0.5]), "noise", 0.0),
-        "μ": (means("friction", [0.5, 1.0]), "friction", None),
+        "noise": (policies("noise", [0.0, 0.5]), "noise", 0.0),
+        "μ": (policies("friction", [0.5, 1.0]), "friction", None),
     }
     fig = figures.robustness(panels)
-    left, right = fig.axes
-    drawn = lines(left)
+    noise, noise_falls, friction, _ = fig.axes
+    drawn = lines(noise)
     assert set(drawn) == {"SHAC", "mine", "PPO"} and len({line.get_color() for line in drawn.values()}) == 3
-    assert drawn["PPO"].get_color() == COLOURS["PPO"] == lines(right)["PPO"].get_color()
+    assert drawn["PPO"].get_color() == COLOURS["PPO"] == lines(friction)["PPO"].get_color()
     np.testing.assert_allclose(drawn["SHAC"].get_xydata(), [[0, 100], [0.5, 95]])
-    band = left.collections[0].get_paths()[0].get_extents()
-    assert (band.ymin, band.ymax) == (90, 105)
-    assert len(left.get_lines()) == 4 and len(right.get_lines()) == 3  # the dotted line of training
+    np.testing.assert_allclose(lines(noise_falls)["SHAC"].get_xydata(), [[0, 0], [0.5, 0.25]])
+    thin = [list(line.get_ydata()) for line in noise.get_lines() if line.get_color() == COLOURS["SHAC"]]
+    assert [95, 90] in thin and [105, 100] in thin
+    assert len(noise.get_lines()) == 1 + 3 * 3 and len(friction.get_lines()) == 3 * 3  # the line of training
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["SHAC", "mine", "PPO"]
 
 
 def test_heatmaps_share_a_scale_and_frame_the_training():
     grid = [(k_e, k_d) for k_e in (1e4, 4e4) for k_d in (500.0, 1000.0)]
     rows = [
-        {"algorithm": name, "stiffness": k_e, "damping": k_d, "mean": base + k_d / 100}
+        {
+            "algorithm": name,
+            "policy": offset,
+            "stiffness": k_e,
+            "damping": k_d,
+            "return": base + k_d / 100 + offset,
+        }
         for name, base in (("SHAC", 10.0), ("PPO", 20.0))
         for k_e, k_d in grid
+        for offset in (-1, 1)
     ]
-    rows[0]["mean"] = np.nan  # all rollouts of this condition broke down
+    rows[0]["return"] = rows[1]["return"] = np.nan  # all rollouts of this condition broke down
     fig = figures.heatmaps(pd.DataFrame(rows), trained=(4e4, 1000.0))
     maps = [axis for axis in fig.axes if axis.images]
     assert [image.images[0].get_clim() for image in maps] == [(15, 30)] * 2

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, whole
 from shapo.differentiable.env import DifferentiableEnv
 from shapo.differentiable.policy import RobotPolicy
+from shapo.statistics import compare, readable
 from shapo.training import one_thread
 
 Condition = Mapping[str, float]
@@ -97,17 +98,32 @@ def sweep(
     return pd.concat(bar, ignore_index=True)
 
 
-def mean_returns(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """A row per algorithm and condition `by`: mean and standard deviation of the return over all rollouts, and counts.
+def policy_means(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """A row per algorithm, policy and condition `by`: its mean return, the share that fell, rollouts, diverged.
 
-    As the paper draws them. Rollouts that diverged are left out of both, and counted in `diverged`.
+    Policies differ more than episodes of one do, so they are what a mean of an algorithm is taken over. Rollouts that
+    diverged are left out of the return, counted in `diverged`, and fell.
     """
-    keys = ["algorithm", *by]
-    sound = table[~table.diverged].groupby(keys, sort=False)["return"].agg(["mean", "std"])
+    keys = ["algorithm", "policy", *by]
     counted = table.groupby(keys, sort=False).agg(
-        rollouts=("return", "size"), failed=("failed", "sum"), diverged=("diverged", "sum")
+        fallen=("failed", "mean"), rollouts=("return", "size"), diverged=("diverged", "sum")
     )
+    sound = table[~table.diverged].groupby(keys, sort=False)["return"].mean()
     return counted.join(sound).reset_index()
+
+
+def against_shac(policies: pd.DataFrame, by: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two tables, a row per algorithm and a column per value of `by`: its return, and whether it is better than SHAC.
+
+    policies: `policy_means` by this condition. The numbers are those of `statistics.compare`: the mean of few policies
+    with a bootstrap's 95 % interval, and the probability that a policy of it returns more than one of SHAC.
+    """
+    runs = policies.rename(columns={"algorithm": "variant", "policy": "seed", by: "task"}).assign(baseline="")
+    table = compare(runs, np.random.default_rng(0), higher=["return"], reference="SHAC")
+    shown = readable(table).droplevel("baseline").rename_axis(["", by])
+    order = list(dict.fromkeys(policies.algorithm))
+    returns, better = (shown[name].unstack(0).loc[order] for name in ("return", "P(better return)"))
+    return returns, better.drop(index="SHAC", errors="ignore")
 
 
 def checked(condition: Condition) -> dict[str, float]:

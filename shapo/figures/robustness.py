@@ -38,6 +38,8 @@ LABELS = {
     "stiffness": "contact stiffness $k_e$ [10$^4$ N/m]", "damping": "contact damping $k_d$ [N·s/m²]",
 }  # fmt: skip
 
+QUANTITIES = {"return": "return per episode", "fallen": "share of episodes that fall"}
+
 
 def robustness_colours(algorithms: Sequence[str]) -> dict[str, str]:
     """The colour of each algorithm: the same in every figure for those of the experiments, spare ones for others."""
@@ -46,23 +48,27 @@ def robustness_colours(algorithms: Sequence[str]) -> dict[str, str]:
 
 
 def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> Figure:
-    """Return over a condition, mean and standard deviation over rollouts of all policies (Figures 2 to 4).
+    """Return and falls over a condition: thick, mean over policies; thin, each policy (Figures 2 to 4).
 
     Args:
-        panels: title -> (`mean_returns` by one condition, the condition's column, its value in training).
+        panels: title -> (`policy_means` by one condition, the condition's column, its value in training).
     """
-    fig, axes = canvas(COLUMN * max(1.0, 0.9 * len(panels)), 2.6, len(panels))
+    fig, axes = canvas(PAGE, 0.5 + 2.1 * len(panels), len(QUANTITIES), rows=len(panels))
     names = list(dict.fromkeys(name for table, *_ in panels.values() for name in table.algorithm))
     chosen = robustness_colours(names)
-    for axis, (title, (table, column, trained)) in zip(axes, panels.items(), strict=True):
-        if trained is not None:
-            axis.axvline(trained, color=BLACK, lw=0.7, ls=":")
-        for name, rows in table.groupby("algorithm", sort=False):
-            x, mean, std = (rows[c].to_numpy(float) for c in (column, "mean", "std"))
-            axis.fill_between(x, mean - std, mean + std, color=chosen[name], alpha=0.13, lw=0)
-            axis.plot(x, mean, color=chosen[name], marker="o", ms=2.5, label=name)
-        say(axis, title, LABELS.get(column, column), "return per episode")
-    one_legend(fig, 3)
+    for (title, (table, column, trained)), row in zip(
+        panels.items(), axes.reshape(len(panels), -1), strict=True
+    ):
+        for axis, (quantity, label) in zip(row, QUANTITIES.items(), strict=True):
+            if trained is not None:
+                axis.axvline(trained, color=BLACK, lw=0.7, ls=":")
+            for name, rows in table.groupby("algorithm", sort=False):
+                curves = rows.pivot(index=column, columns="policy", values=quantity)
+                mean = curves.mean(axis=1)
+                axis.plot(curves.index, curves, color=chosen[name], lw=0.5, alpha=0.45)
+                axis.plot(mean.index, mean, color=chosen[name], marker="o", ms=2.5, label=name)
+            say(axis, title, LABELS.get(column, column), label)
+    one_legend(fig, 4)
     return fig
 
 
@@ -70,13 +76,13 @@ def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
     """Mean return over contact stiffness × damping, one map per algorithm on one scale (Figure 1).
 
     Args:
-        table: `mean_returns` by stiffness and damping. trained: the pair of training, framed.
+        table: `policy_means` by stiffness and damping. trained: the pair of training, framed.
     """
-    names = list(dict.fromkeys(table.algorithm))
+    means = table.groupby(["algorithm", "damping", "stiffness"], sort=False)["return"].mean()
+    names, low, high = list(dict.fromkeys(table.algorithm)), means.min(), means.max()
     fig, axes = canvas(PAGE, 2.5, len(names))
-    low, high = table["mean"].min(), table["mean"].max()
     for axis, name in zip(axes, names, strict=True):
-        grid = table[table.algorithm == name].pivot(index="damping", columns="stiffness", values="mean")
+        grid = means[name].unstack().sort_index().sort_index(axis=1)
         image = axis.imshow(grid, origin="lower", aspect="auto", cmap="cividis", vmin=low, vmax=high)
         axis.set_xticks(range(len(grid.columns)), [f"{value / 1e4:g}" for value in grid.columns])
         axis.set_yticks(range(len(grid.index)), [f"{value:g}" for value in grid.index])

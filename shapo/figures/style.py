@@ -86,13 +86,16 @@ def png(fig: Figure) -> bytes:
     return picture.getvalue()
 
 
-def canvas(width: float, height: float, columns: int = 1, **kwargs) -> tuple[Figure, np.ndarray]:
+def canvas(
+    width: float, height: float, columns: int = 1, rows: int = 1, **kwargs
+) -> tuple[Figure, np.ndarray]:
+    """A figure in this style, and its axes in the order of reading."""
     use_style()
-    fig, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False, **kwargs)
-    for letter, axis in zip("abcdef", axes[0], strict=False):
-        if columns > 1:
+    fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **kwargs)
+    for letter, axis in zip("abcdef", axes.flat, strict=False):
+        if axes.size > 1:
             axis.set_title(f"({letter})  ", loc="left")
-    return fig, axes[0]
+    return fig, axes.ravel()
 
 
 def say(axis: Axes, title: str, x: str, y: str) -> None:

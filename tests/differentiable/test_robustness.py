@@ -8,7 +8,7 @@ import torch
 from shapo.differentiable import SHAC, RobotConfig, robustness
 from shapo.differentiable.env import DifferentiableEnv
 from shapo.differentiable.policy import RobotPolicy
-from shapo.differentiable.robustness import mean_returns, rollouts, sweep
+from shapo.differentiable.robustness import against_shac, policy_means, rollouts, sweep
 
 CONFIG = RobotConfig(
     "DiffAnt", SHAC(horizon=2, actor_hidden_sizes=(8,), critic_hidden_sizes=(8,)), num_envs=2
@@ -73,9 +73,36 @@ def test_what_ends_early_counts_until_then(policy, short_episodes, monkeypatch):
     assert table.length.tolist() == [12, 5, 5]
     assert table.failed.tolist() == [False, True, True] and table.diverged.tolist() == [False, False, True]
     assert (table["return"][1:] < table["return"][0]).all()
-    means = mean_returns(table.assign(algorithm="SHAC", noise=0.0), ["noise"]).iloc[0]
-    assert (means.rollouts, means.failed, means.diverged) == (3, 2, 1)
-    assert means["mean"] == pytest.approx(table["return"][:2].mean())
+    (means,) = policy_means(table.assign(algorithm="SHAC", policy=0, noise=0.0), ["noise"]).to_dict("records")
+    assert (means["rollouts"], means["fallen"], means["diverged"]) == (3, pytest.approx(2 / 3), 1)
+    assert means["return"] == pytest.approx(table["return"][:2].mean())
+
+
+def test_a_method_is_the_mean_of_its_policies_and_better_where_they_are():
+    """However many rollouts each has: what differs between runs of a training is between policies."""
+    returns = {"SHAC": ([9.0, 11.0], [20.0]), "mine": ([11.0] * 5, [40.0]), "worse": ([1.0], [2.0])}
+    rollouts = [
+        {
+            "algorithm": name,
+            "policy": f"{name}{index}",
+            "noise": noise,
+            "return": value - noise,
+            "failed": False,
+        }
+        for name, policies in returns.items()
+        for index, values in enumerate(policies)
+        for noise in (0.0, 0.5)
+        for value in values
+    ]
+    means = policy_means(pd.DataFrame(rollouts).assign(diverged=False), ["noise"])
+    shown, better = against_shac(means, "noise")
+    assert list(shown.columns) == [0.0, 0.5] and list(shown.index) == list(returns)
+    assert shown.loc["SHAC"].tolist() == ["15.0 [10.0, 20.0]", "14.5 [9.5, 19.5]"]
+    assert shown.loc["mine", 0.0] == "25.5 [11.0, 40.0]"
+    assert list(better.index) == ["mine", "worse"]
+    assert better.loc["mine", 0.0].startswith("0.75 ") and better.loc["worse", 0.5] == "0.00 [0.00, 0.00]"
+    (alone,) = against_shac(means[means.policy.isin(["SHAC0"])], "noise")[0].to_numpy().tolist()
+    assert alone == ["10.0", "9.50"]  # of one policy there is no interval
 
 
 def test_a_sweep_is_every_policy_under_every_condition(policy):
