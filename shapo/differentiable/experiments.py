@@ -78,7 +78,10 @@ def study(name: str, profile: str) -> Study:
 
 
 def ends_of_training(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
-    """A row per algorithm and seed: what the run took, means over its last tenth, what went wrong in all of it."""
+    """A row per algorithm and seed: what the run took, means over its last tenth, what went wrong in all of it.
+
+    std: σ of the exploration noise, mean over actions.
+    """
     rows = {}
     for algorithm, several in runs.items():
         for run in several:
@@ -86,7 +89,7 @@ def ends_of_training(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
             late = progress.tail(max(1, len(progress) // 10))
             rows[algorithm, run.config.seed] = {
                 "steps": progress.steps.iloc[-1], "minutes": run.timing.total.median() * len(progress) / 60,
-                **late[["episode_return", "episode_length", "forward_velocity"]].mean(),
+                **late[["episode_return", "episode_length", "forward_velocity", "std"]].mean(),
                 **progress[["diverged", "dropped_gradients"]].iloc[-1],
             }  # fmt: skip
     table = pd.DataFrame.from_dict(rows, orient="index")

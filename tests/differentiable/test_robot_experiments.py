@@ -13,7 +13,11 @@ def run(seed, seconds):
     epochs = np.arange(1, 31)
     progress = pd.DataFrame({name: 1.0 * epochs for name in ("episode_return", "episode_length")})
     progress = progress.assign(
-        steps=64 * epochs, forward_velocity=0.1 * epochs, diverged=epochs // 10, dropped_gradients=0
+        steps=64 * epochs,
+        forward_velocity=0.1 * epochs,
+        std=0.01 * epochs,
+        diverged=epochs // 10,
+        dropped_gradients=0,
     )
     return SimpleNamespace(
         progress=progress, timing=pd.DataFrame({"total": seconds}), config=SimpleNamespace(seed=seed)
@@ -25,7 +29,9 @@ def test_the_end_of_training_is_its_last_tenth_and_faults_are_those_of_all_of_it
     assert table.index.to_list() == [("SHAC", 0), ("SHAC", 1), ("PPO", 0)]
     row = table.loc["SHAC", 0]
     assert row.steps == 64 * 30 and row.episode_return == row.episode_length == 29  # of 28, 29, 30
-    assert row.forward_velocity == pytest.approx(2.9) and row.diverged == 3
+    assert (
+        row.forward_velocity == pytest.approx(2.9) and row["std"] == pytest.approx(0.29) and row.diverged == 3
+    )
     assert row.minutes == 30  # a slow iteration (a machine asleep) does not count
     assert table.loc["SHAC", 1].minutes == 3  # a shipped run has the median alone
 
