@@ -120,10 +120,27 @@ def against_shac(policies: pd.DataFrame, by: str) -> tuple[pd.DataFrame, pd.Data
     """
     runs = policies.rename(columns={"algorithm": "variant", "policy": "seed", by: "task"}).assign(baseline="")
     table = compare(runs, np.random.default_rng(0), higher=["return"], reference="SHAC")
-    shown = readable(table).droplevel("baseline").rename_axis(["", by])
+    shown = readable(table).droplevel("baseline").rename_axis([by, "algorithm"])
     order = list(dict.fromkeys(policies.algorithm))
     returns, better = (shown[name].unstack(0).loc[order] for name in ("return", "P(better return)"))
     return returns, better.drop(index="SHAC", errors="ignore")
+
+
+def over_grounds(policies: pd.DataFrame, trained: tuple[float, float]) -> pd.DataFrame:
+    """A row per algorithm and policy: its returns and falls over all grounds, and how much of its return it keeps.
+
+    policies: `policy_means` by stiffness and damping. trained: the pair of training.
+    """
+    keys = ["algorithm", "policy"]
+    at_home = (policies.stiffness == trained[0]) & (policies.damping == trained[1])
+    home = policies[at_home].set_index(keys)["return"]
+    table = policies.join(home.rename("of training"), on=keys)
+    kept = table["return"] / table["of training"]
+    return table.assign(kept=kept, half=kept > 0.5).groupby(keys, sort=False).agg(**{
+        "of training": ("of training", "first"), "median": ("return", "median"), "worst": ("return", "min"),
+        "worst, kept": ("kept", "min"), "above half": ("half", "sum"), "grounds": ("return", "size"),
+        "falls": ("fallen", "mean"),
+    })  # fmt: skip
 
 
 def checked(condition: Condition) -> dict[str, float]:

@@ -78,11 +78,11 @@ def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
     Args:
         table: `policy_means` by stiffness and damping. trained: the pair of training, framed.
     """
-    means = table.groupby(["algorithm", "damping", "stiffness"], sort=False)["return"].mean()
+    means = table.groupby(["algorithm", "damping", "stiffness"])["return"].mean()
     names, low, high = list(dict.fromkeys(table.algorithm)), means.min(), means.max()
     fig, axes = canvas(PAGE, 2.5, len(names))
     for axis, name in zip(axes, names, strict=True):
-        grid = means[name].unstack().sort_index().sort_index(axis=1)
+        grid = means[name].unstack()
         image = axis.imshow(grid, origin="lower", aspect="auto", cmap="cividis", vmin=low, vmax=high)
         axis.set_xticks(range(len(grid.columns)), [f"{value / 1e4:g}" for value in grid.columns])
         axis.set_yticks(range(len(grid.index)), [f"{value:g}" for value in grid.index])

@@ -8,7 +8,7 @@ import torch
 from shapo.differentiable import SHAC, RobotConfig, robustness
 from shapo.differentiable.env import DifferentiableEnv
 from shapo.differentiable.policy import RobotPolicy
-from shapo.differentiable.robustness import against_shac, policy_means, rollouts, sweep
+from shapo.differentiable.robustness import against_shac, over_grounds, policy_means, rollouts, sweep
 
 CONFIG = RobotConfig(
     "DiffAnt", SHAC(horizon=2, actor_hidden_sizes=(8,), critic_hidden_sizes=(8,)), num_envs=2
@@ -97,12 +97,35 @@ def test_a_method_is_the_mean_of_its_policies_and_better_where_they_are():
     means = policy_means(pd.DataFrame(rollouts).assign(diverged=False), ["noise"])
     shown, better = against_shac(means, "noise")
     assert list(shown.columns) == [0.0, 0.5] and list(shown.index) == list(returns)
+    assert shown.columns.name == "noise" and shown.index.name == "algorithm"
     assert shown.loc["SHAC"].tolist() == ["15.0 [10.0, 20.0]", "14.5 [9.5, 19.5]"]
     assert shown.loc["mine", 0.0] == "25.5 [11.0, 40.0]"
     assert list(better.index) == ["mine", "worse"]
     assert better.loc["mine", 0.0].startswith("0.75 ") and better.loc["worse", 0.5] == "0.00 [0.00, 0.00]"
     (alone,) = against_shac(means[means.policy.isin(["SHAC0"])], "noise")[0].to_numpy().tolist()
     assert alone == ["10.0", "9.50"]  # of one policy there is no interval
+
+
+def test_over_all_grounds_a_policy_is_measured_by_its_own_return():
+    grounds = [(k_e, k_d) for k_e in (1.0, 4.0) for k_d in (1.0, 2.0)]
+    rows = [
+        {
+            "algorithm": "SHAC",
+            "policy": name,
+            "stiffness": k_e,
+            "damping": k_d,
+            "return": value,
+            "fallen": 0.5,
+        }
+        for name, returns in (("b", [10.0, 1.0, 20.0, 12.0]), ("a", [5.0, 5.0, 10.0, 6.0]))
+        for (k_e, k_d), value in zip(grounds, returns, strict=True)
+    ]
+    table = over_grounds(pd.DataFrame(rows).sample(frac=1, random_state=0), (4.0, 1.0))
+    first, second = (table.loc["SHAC", name].to_dict() for name in "ba")
+    assert first == {
+        "of training": 20, "median": 11, "worst": 1, "worst, kept": 0.05, "above half": 2, "grounds": 4, "falls": 0.5
+    }  # fmt: skip
+    assert (second["of training"], second["worst, kept"], second["above half"]) == (10, 0.5, 2)
 
 
 def test_a_sweep_is_every_policy_under_every_condition(policy):
