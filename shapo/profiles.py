@@ -27,7 +27,7 @@ class Profile:
 _LAPTOP = Profile(
     total_steps=2_000_000, seeds=5, steps_per_epoch=20_000, num_envs=20, pilot_steps=1_000_000,
     quickstart_steps=600_000, warm_up_steps=200_000, random_problems=1_000, repeats=5,
-    robot_iterations=500, robot_seeds=3, robot_envs=64, robot_horizon=32,
+    robot_iterations=2_000, robot_seeds=5, robot_envs=64, robot_horizon=32,
 )  # fmt: skip
 PROFILES = {
     "smoke": Profile(
@@ -36,7 +36,7 @@ PROFILES = {
         robot_iterations=3, robot_seeds=2, robot_envs=4, robot_horizon=8,
     ),
     "laptop": _LAPTOP,
-    "paper": replace(_LAPTOP, total_steps=10_000_000, robot_iterations=2_000),
+    "paper": replace(_LAPTOP, total_steps=10_000_000),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""train(config): one run on one thread, checkpointed every epoch, resumable at any moment with the same numbers."""
+"""train(config): one run on one thread, checkpointed as it goes, resumable at any moment with the same numbers."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from shapo.store import (
 )
 
 WINDOW = 50  # J_C is the mean cost of this many finished episodes
+CHECKPOINT_SECONDS = 1.0  # epochs that are shorter share a checkpoint
 NOT_THE_RUNS_FAULT = OSError, MemoryError, CorruptCheckpointError  # mended outside it, so never recorded
 
 
@@ -139,6 +140,7 @@ def _train(run: Run, progress: bool) -> None:
         trainer.restore(*run.load())
     else:
         run.save(*trainer.state())  # what cannot be stored should fail before the first epoch, not after it
+    saved = time.monotonic()
     label = f"{type(config.algorithm).__name__} {config.task} seed {config.seed}"
     with tqdm(
         total=config.epochs,
@@ -156,8 +158,10 @@ def _train(run: Run, progress: bool) -> None:
                     f"{error}, in epoch {trainer.epoch + 1} ({trainer.epoch * config.steps_per_epoch} steps done). "
                     f"The last good checkpoint stays in {run.path}."
                 ) from error
-            run.save(*trainer.state())
-            (run.path / "error.json").unlink(missing_ok=True)  # it got past where it failed
+            if time.monotonic() - saved >= CHECKPOINT_SECONDS or trainer.epoch == config.epochs:
+                run.save(*trainer.state())
+                (run.path / "error.json").unlink(missing_ok=True)  # it got past where it failed
+                saved = time.monotonic()
             shown = {label: f"{row[column]:.3g}" for label, column in config.shown.items()}
             shown["steps/s"] = f"{config.steps_per_epoch / trainer.timing[-1]['total']:.0f}"
             bar.set_postfix(shown, refresh=False)

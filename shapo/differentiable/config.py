@@ -155,7 +155,8 @@ class PPO(_OnRobots):
 class RobotConfig(RunConfig):
     """One training run on a differentiable robot. Raises ValueError or TypeError, naming the field."""
 
-    method: ClassVar[int] = 2  # 1 had Newton's contacts, whose damping jumps, and its joints' damping
+    # 1 had Newton's contacts, whose damping jumps, and its joints' damping; 2 its solver, and the Ant about the origin
+    method: ClassVar[int] = 3
     shown: ClassVar[dict[str, str]] = {
         "return": "episode_return", "length": "episode_length", "reward": "reward", "m/s": "forward_velocity",
     }  # fmt: skip
@@ -166,8 +167,11 @@ class RobotConfig(RunConfig):
     algorithm: SHAC | PPO = SHAC()
     actor: Perturbation | None = None  # of SHAC. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC
     # Robots of the N whose gradient gives ε; None: all, as in the paper. With fewer, all of them are rolled out at
-    # θ + ε alone, and what is recorded is that policy's.
+    # θ + ε alone: along_perturbed is True.
     ascent_envs: int | None = None
+    # Whether training goes on along the trajectories of θ + ε: next states, critic, scale of observations, and what is
+    # recorded. Algorithm 1 of the paper reads like False; an optimiser that wraps Adam around DiffRL would do the other.
+    along_perturbed: bool = False
     iterations: int = 500  # updates of the actor
     seed: int = 0  # of everything random in the run
     num_envs: int = 64  # N, robots simulated together
@@ -194,6 +198,12 @@ class RobotConfig(RunConfig):
                     f"ascent_envs must be None, or below num_envs = {self.num_envs} and beside a perturbation of the "
                     f"actor; got {self.ascent_envs} with actor={self.actor!r}"
                 )
+            object.__setattr__(self, "along_perturbed", True)
+        if not isinstance(self.along_perturbed, bool) or (self.along_perturbed and self.actor is None):
+            raise ValueError(
+                f"along_perturbed must be False, or True beside a perturbation of the actor; got "
+                f"{self.along_perturbed!r} with actor={self.actor!r}"
+            )
         self.algorithm.check(self)
         object.__setattr__(self, "algorithm", self.algorithm.prepared(self.task))
         describe(self)  # a perturbation that cannot be named cannot be stored either: say so now

@@ -39,7 +39,6 @@ class Robot:
     limit_damping: float = 10.0  # N·m·s/rad, beside joint_damping, within the limits too
     armature: float | None = None  # None: as in the MJCF
     joint_damping: float | None = None  # N·m·s/rad; None: as in the MJCF
-    recentred: bool = True  # whether every control step is taken at x = y = 0, for its digits
 
     @property
     def actions(self) -> int:
@@ -101,7 +100,6 @@ ROBOTS = {
         start_height=0.75, start_joints=(0, 1, 0, -1, 0, -1, 0, 1), substeps=16,
         stiffness=4e4, damping=1e4, friction_gain=3e3, friction=0.75,
         fall_height=0.27, armature=0.05, joint_damping=1.0,
-        recentred=False,  # as in DFlex: at 80 m, an episode's end, a gradient is off by 2 %; the shipped runs are so
     ),
     "DiffHumanoid": Robot(
         asset="nv_humanoid.xml", joints=tuple(HUMANOID_TORQUE), torque=tuple(map(float, HUMANOID_TORQUE.values())),

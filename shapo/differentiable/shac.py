@@ -134,8 +134,7 @@ class SHACTrainer(RobotTrainer):
         perturb = perturbation and (lambda gradient: perturbation(gradient, Euclidean(theta), samples))
         with seeded_torch(self.config.seed, self.epoch):
             gradient = sharpness_aware_gradient(gradient_at, theta, perturb)
-        # Training goes on along the policy's own trajectory, not the perturbed one's, unless only that has all robots.
-        kept = -1 if few else 0
+        kept = -1 if self.config.along_perturbed else 0
         self.put(after[kept])
         self.theta.grad = -gradient
         norm = torch.nn.utils.clip_grad_norm_([self.theta], shac.max_grad_norm)

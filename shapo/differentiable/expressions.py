@@ -1,0 +1,231 @@
+"""Formulas as graphs: written once in Python, differentiated backwards, and printed as C for many robots at a time.
+
+A robot's laws of motion are a few thousand additions and multiplications, most of them with constants of its body,
+many of which are 0 or 1. Running them on `Expression`s instead of numbers records what remains; `gradients` adds the
+chain rule to the record, and `c_function` prints it, each value a vector with a lane per robot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Value = "Expression | float"
+
+
+class Expression:
+    """A value of a formula: an operation on expressions and numbers. Equal ones of a graph are one object.
+
+    Arithmetic works as on numbers, also within object arrays of numpy, so `R @ v` and `np.cross` do; operations whose
+    outcome is known, such as x · 0, leave no trace.
+    """
+
+    __slots__ = ("args", "graph", "op")
+
+    def __init__(self, graph: Graph, op: str, args: tuple):
+        self.graph, self.op, self.args = graph, op, args
+
+    def __add__(self, other):
+        return _apply("+", self, other)
+
+    def __radd__(self, other):
+        return _apply("+", other, self)
+
+    def __sub__(self, other):
+        return _apply("-", self, other)
+
+    def __rsub__(self, other):
+        return _apply("-", other, self)
+
+    def __mul__(self, other):
+        return _apply("*", self, other)
+
+    def __rmul__(self, other):
+        return _apply("*", other, self)
+
+    def __truediv__(self, other):
+        return _apply("/", self, other)
+
+    def __rtruediv__(self, other):
+        return _apply("/", other, self)
+
+    def __neg__(self):
+        return _apply("-", 0.0, self)
+
+    def __lt__(self, other):
+        return _apply("<", self, other)
+
+    def __gt__(self, other):
+        return _apply("<", other, self)
+
+
+class Graph:
+    """The expressions of a formula; `variables` makes its inputs."""
+
+    def __init__(self):
+        self._known: dict[tuple, Expression] = {}
+
+    def variables(self, name: str, count: int) -> NDArray:
+        """(count,) inputs, an object array of expressions."""
+        return np.array([self.node("input", name, i) for i in range(count)], dtype=object)
+
+    def node(self, op: str, *args) -> Expression:
+        return self._known.setdefault((op, *args), Expression(self, op, args))
+
+
+def _apply(op: str, *args):
+    """The operation, or what it comes to without one."""
+    if any(isinstance(arg, np.ndarray) for arg in args):
+        return NotImplemented  # numpy goes through the elements
+    numbers = [None if isinstance(arg, Expression) else float(arg) for arg in args]
+    if None not in numbers:
+        return float(NUMERIC[op](*numbers))
+    if op == "where" and (
+        numbers[0] is not None or args[1] is args[2] or None is not numbers[1] == numbers[2]
+    ):
+        return args[1] if numbers[0] != 0 else args[2]  # of a known condition, or of equals
+    if len(args) == 2:
+        (a, b), (x, y) = args, numbers
+        if (op == "+" and x == 0) or (op == "*" and x == 1):
+            return b
+        if (op in "+-" and y == 0) or (op in "*/" and y == 1):
+            return a
+        if (op == "*" and 0 in (x, y)) or (op == "/" and x == 0):
+            return 0.0
+        if op == "/" and y is not None:
+            return _apply("*", a, 1 / y)
+        if op == "-" and a is b:
+            return 0.0
+        if op == "*" and -1 in (x, y):
+            return -(b if y is None else a)
+        # signs go outwards, where they meet others
+        if op in "+-" and _negated(b):
+            return _apply("-" if op == "+" else "+", a, b.args[1])
+        if op == "+" and _negated(a):
+            return _apply("-", b, a.args[1])
+        if op in "*/" and (_negated(a) or _negated(b)):
+            inner = _apply(op, *(arg.args[1] if _negated(arg) else arg for arg in args))
+            return inner if _negated(a) and _negated(b) else -inner
+        if op == "*" and (y is not None or (x is None and id(a) > id(b))):
+            args = b, a  # either order is the same product
+    args = [arg if isinstance(arg, Expression) else float(arg) for arg in args]
+    graph = next(arg.graph for arg in args if isinstance(arg, Expression))
+    return graph.node(op, *args)
+
+
+def _negated(value: Value) -> bool:
+    return isinstance(value, Expression) and value.op == "-" and value.args[0] == 0.0
+
+
+def sqrt(x: Value) -> Value:
+    return _apply("sqrt", x)
+
+
+def sin(x: Value) -> Value:
+    return _apply("sin", x)
+
+
+def cos(x: Value) -> Value:
+    return _apply("cos", x)
+
+
+def where(condition: Value, x: Value, y: Value) -> Value:
+    """x where the condition holds, else y. No gradient passes the one that is not taken, nor the condition."""
+    return _apply("where", condition, x, y)
+
+
+NUMERIC: dict[str, Callable] = {
+    "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "<": np.less, "where": np.where,
+    "sqrt": np.sqrt, "sin": np.sin, "cos": np.cos,
+}  # fmt: skip
+
+# What an operation hands back to its arguments of the gradient g in its result r.
+ADJOINT: dict[str, Callable] = {
+    "+": lambda g, r, a, b: (g, g),
+    "-": lambda g, r, a, b: (g, -g),
+    "*": lambda g, r, a, b: (g * b, g * a),
+    "/": lambda g, r, a, b: (g / b, -(g / b) * r),
+    "sqrt": lambda g, r, a: (0.5 * g / r,),
+    "sin": lambda g, r, a: (g * cos(a),),
+    "cos": lambda g, r, a: (-g * sin(a),),
+    "where": lambda g, r, c, a, b: (0.0, where(c, g, 0.0), where(c, 0.0, g)),
+}
+
+
+def gradients(outputs: Iterable[Value], seeds: Iterable[Value], inputs: Iterable[Expression]) -> list[Value]:
+    """Of Σ seed · output in every input, by the chain rule backwards."""
+    outputs, collected = list(outputs), {}
+    for output, seed in zip(outputs, seeds, strict=True):
+        if isinstance(output, Expression):
+            collected[output] = collected.get(output, 0.0) + seed
+    for node in reversed(ordered(outputs)):
+        if node.op in ADJOINT and node in collected:
+            shares = ADJOINT[node.op](collected[node], node, *node.args)
+            for arg, share in zip(node.args, shares, strict=True):
+                if isinstance(arg, Expression):
+                    collected[arg] = collected.get(arg, 0.0) + share
+    return [collected.get(value, 0.0) for value in inputs]
+
+
+def ordered(outputs: Iterable[Value]) -> list[Expression]:
+    """All that the outputs need, arguments first."""
+    order, stack = {}, [(value, False) for value in outputs if isinstance(value, Expression)][::-1]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            order[node] = None
+        elif node not in order:
+            stack.append((node, True))
+            stack += [(arg, False) for arg in reversed(node.args) if isinstance(arg, Expression)]
+    return list(order)
+
+
+def evaluate(outputs: Sequence[Value], inputs: Mapping[str, NDArray]) -> NDArray:
+    """(len(outputs), N) in float64, of inputs {name: (count, N)}: slow, to check against."""
+    values: dict[Value, NDArray] = {}
+    for node in ordered(outputs):
+        if node.op == "input":
+            name, index = node.args
+            values[node] = np.asarray(inputs[name], np.float64)[index]
+        else:
+            values[node] = NUMERIC[node.op](*(values.get(arg, arg) for arg in node.args))
+    (count,) = {np.shape(array)[1] for array in inputs.values()}
+    return np.array([np.broadcast_to(values.get(value, value), count) for value in outputs], np.float64)
+
+
+def c_function(name: str, outputs: Mapping[str, Sequence[Value]], inputs: Sequence[str]) -> str:
+    """C++ of a lambda `name(inputs…, outputs…)` of arrays of lanes V, which writes the outputs."""
+    wanted = [value for values in outputs.values() for value in values]
+    order = ordered(wanted)
+    uses = Counter(arg for node in order for arg in node.args if isinstance(arg, Expression))
+    uses.update(value for value in wanted if isinstance(value, Expression))
+    text: dict[Value, str] = {}
+    lines = []
+
+    def said(value: Value) -> str:
+        return text[value] if isinstance(value, Expression) else f"V({value!r}f)"
+
+    for node in order:
+        if node.op == "input":
+            code = "{}[{}]".format(*node.args)
+        elif node.op == "where":
+            code = "({} ? {} : {})".format(*map(said, node.args))
+        elif len(node.args) == 1:
+            code = f"lane_{node.op}({said(node.args[0])})"
+        elif _negated(node):
+            code = f"(-{said(node.args[1])})"
+        else:
+            code = "({1} {0} {2})".format(node.op, *map(said, node.args))
+        # A product that one sum takes is printed within it, so that the two can be fused.
+        if node.op != "<" and not (node.op == "*" and uses[node] == 1):
+            lines.append(f"const V x{len(lines)} = {code};")
+            code = f"x{len(lines) - 1}"
+        text[node] = code
+    lines += [
+        f"{key}[{i}] = {said(value)};" for key, values in outputs.items() for i, value in enumerate(values)
+    ]
+    parameters = [*(f"const V* {key}" for key in inputs), *(f"V* {key}" for key in outputs)]
+    return f"auto {name} = []({', '.join(parameters)}) {{\n" + "\n".join(lines) + "\n};\n"
