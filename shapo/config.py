@@ -32,6 +32,7 @@ class RunConfig:
 
     method: ClassVar[int]  # part of every run's name; raised whenever a change to the code changes numbers
     shown: ClassVar[dict[str, str]]  # label -> column of progress, on progress bars
+    checkpoint_seconds: ClassVar[float] = 0.0  # epochs that are shorter share a checkpoint
     episode_columns: ClassVar[tuple[str, ...]]
     shipped_networks: ClassVar[tuple[str, ...]] = ()  # how names begin of arrays that ship with results
 

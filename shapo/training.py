@@ -37,7 +37,6 @@ from shapo.store import (
 )
 
 WINDOW = 50  # J_C is the mean cost of this many finished episodes
-CHECKPOINT_SECONDS = 1.0  # epochs that are shorter share a checkpoint
 NOT_THE_RUNS_FAULT = OSError, MemoryError, CorruptCheckpointError  # mended outside it, so never recorded
 
 
@@ -158,7 +157,7 @@ def _train(run: Run, progress: bool) -> None:
                     f"{error}, in epoch {trainer.epoch + 1} ({trainer.epoch * config.steps_per_epoch} steps done). "
                     f"The last good checkpoint stays in {run.path}."
                 ) from error
-            if time.monotonic() - saved >= CHECKPOINT_SECONDS or trainer.epoch == config.epochs:
+            if time.monotonic() - saved >= config.checkpoint_seconds or trainer.epoch == config.epochs:
                 run.save(*trainer.state())
                 (run.path / "error.json").unlink(missing_ok=True)  # it got past where it failed
                 saved = time.monotonic()

@@ -99,6 +99,21 @@ def test_sharpness_keeps_directions_apart():
     assert lines(worst)["SHAC-ASAM, ρ = 0.75"].get_color() == COLOURS["SHAC-ASAM"]
 
 
+def test_a_mark_per_policy_and_a_cross_per_method():
+    table = pd.DataFrame(
+        {
+            "algorithm": ["SHAC"] * 3 + ["PPO"], "rise": [0.1, 0.2, 0.9, 0.01], "kept": [0.4, 0.6, 0.5, 0.8],
+            "return": [3e3, 2e3, 1e3, 4e3],
+        }
+    )  # fmt: skip
+    kept, returned = figures.flat_and_robust(table, 0.1).axes
+    marks, cross = kept.lines[:2]
+    np.testing.assert_allclose(marks.get_xydata(), table.loc[:2, ["rise", "kept"]])
+    np.testing.assert_allclose(cross.get_xydata(), [[0.2, 0.5]])
+    np.testing.assert_allclose(returned.lines[1].get_xydata(), [[0.2, 2e3]])
+    assert kept.get_xscale() == "log" and kept.lines[2].get_color() == COLOURS["PPO"]
+
+
 def test_ascents_are_shares_of_the_exact_one_around_the_same_policy():
     rows = [
         {"ascent": ascent, "share": share, "run": run, "rise": rise, "cosine": 0.5}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shapo.benchmarks.differentiating import FEW
+from shapo.benchmarks.differentiating import BOTH, FEW, FORWARD, NEWTON
 from shapo.benchmarks.learning import VARIANTS
 from shapo.benchmarks.measuring import TASK
 from shapo.benchmarks.stepping import ASYNC, SINGLE, THREADS
@@ -34,7 +34,7 @@ class Comparison:
 
 
 _ENVS, _TWO, _BUTTON = "environments", "shapo, two cores", "PointButton1-v0"
-_ANT, _BOTH = "DiffAnt", "forward and backward"
+_ANT = "DiffAnt"
 _BESIDE_ENVPOOL = [
     (f"{name}, {n}: EnvPool", "locomotion", f"{name}-v4", "steps", f"shapo, {n}", f"EnvPool, {n}", "more", 1)
     for name in ("Ant", "Walker2d")
@@ -57,7 +57,9 @@ COMPARISONS = tuple(
         ("Fisher solve: double backward", "pieces", TASK, "Fisher solve", "shapo", "double backward", "less"),
         ("critic pass: autograd", "pieces", TASK, "critic pass", "shapo", "autograd", "less"),
         ("SAM critic pass / plain", "pieces", TASK, "critic pass", "shapo, SAM", "shapo", "cost"),
-        ("DiffAnt, gradients: without", "gradients", _ANT, "steps", _BOTH, "forward", "own", None, 1400),
+        ("DiffAnt, gradients: without", "gradients", _ANT, "steps", BOTH, FORWARD, "own", None, 1400),
+        ("DiffAnt, gradients: Newton's", "gradients", _ANT, "steps", BOTH, NEWTON[BOTH], "more"),
+        ("DiffAnt, forward: Newton's", "gradients", _ANT, "steps", FORWARD, NEWTON[FORWARD], "more"),
         ("SHAC-ASAM iteration / SHAC", "robots", _ANT, "iteration", "SHAC-ASAM", "SHAC", "cost", 1.85),
         ("ascent on few robots / SHAC", "robots", _ANT, "iteration", FEW, "SHAC", "cost", 1.35),
         ("SHAPO Actor epoch / vanilla", "epochs", TASK, "total", "SHAPO Actor", "vanilla", "cost", 1.10),

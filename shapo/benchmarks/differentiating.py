@@ -12,11 +12,17 @@ from shapo.benchmarks.measuring import alternate, in_turn, run_apart, sides_of_o
 from shapo.sharpness import AdaptiveSAM
 
 FEW = "SHAC-ASAM, few robots"
+FORWARD, BOTH = "forward", "forward and backward"
+NEWTON = {way: f"Newton's solver, {way}" for way in (FORWARD, BOTH)}
 
 
 def simulate(task: str, envs: int, horizon: int) -> dict[str, float]:
-    """Probe: steps per second of a window, without and with the gradient of its reward in all actions; memory, MB."""
-    from shapo.differentiable.env import DifferentiableEnv  # Newton, which the other probes do without
+    """Probe: steps per second of a window, without and with the gradient of its reward in all actions; memory, MB.
+
+    Beside it the bare solver of Newton, without observations, rewards and autograd.
+    """
+    from shapo.benchmarks.newton_solver import NewtonSolver  # Newton, which the other probes do without
+    from shapo.differentiable.env import DifferentiableEnv
 
     env = DifferentiableEnv(task, envs)
     actions = torch.rand(horizon, *env.action.shape) - 0.5
@@ -29,18 +35,29 @@ def simulate(task: str, envs: int, horizon: int) -> dict[str, float]:
         leaf = actions.clone().requires_grad_()
         torch.autograd.grad(reward(leaf), leaf)
 
-    seconds = in_turn({"forward": lambda: reward(actions), "forward and backward": both})
-    memory = psutil.Process().memory_info().rss / 1e6
-    return {way: envs * horizon / value for way, value in seconds.items()} | {"memory": memory}
+    both()
+    memory = psutil.Process().memory_info().rss / 1e6  # before Newton's solver has taken its own
+    newton = NewtonSolver(env.robot, envs)
+    q, qd, torque = env.simulator.q0.repeat(envs, 1), torch.zeros(envs, 6 + env.robot.actions), 0 * actions[0]
+
+    def newtons(backward: bool) -> None:
+        for _ in range(horizon):
+            newton.forward(q, qd, torque)
+            if backward:
+                newton.backward(torch.ones_like(q), torch.ones_like(qd))
+
+    ways = {FORWARD: lambda: reward(actions), BOTH: both}
+    ways |= {name: lambda way=way: newtons(way == BOTH) for way, name in NEWTON.items()}
+    return {way: envs * horizon / value for way, value in in_turn(ways).items()} | {"memory": memory}
 
 
 def gradients(repeats: int, task: str, envs: int = 64, horizon: int = 32) -> pd.DataFrame:
     """Windows of `horizon` control steps on one core, forward alone, and forward and backward; memory after both."""
     settings = {"task": task, "envs": envs, "horizon": horizon}
-    units = {"forward": "steps/s", "forward and backward": "steps/s", "memory": "MB"}
+    units = dict.fromkeys((FORWARD, BOTH, *NEWTON.values()), "steps/s") | {"memory": "MB"}
     sides = {"steps": partial(run_apart, simulate, **settings)}
     rows = sides_of_one_probe(alternate("gradients", sides, repeats, units, task))
-    rows.loc[rows.side == "memory", ["quantity", "side"]] = "memory", "forward and backward"
+    rows.loc[rows.side == "memory", ["quantity", "side"]] = "memory", BOTH
     return rows
 
 

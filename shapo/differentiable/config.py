@@ -160,6 +160,7 @@ class RobotConfig(RunConfig):
     shown: ClassVar[dict[str, str]] = {
         "return": "episode_return", "length": "episode_length", "reward": "reward", "m/s": "forward_velocity",
     }  # fmt: skip
+    checkpoint_seconds: ClassVar[float] = 1.0
     episode_columns: ClassVar[tuple[str, ...]] = ("steps", "env", "return", "length", "failed", "diverged")
     shipped_networks: ClassVar[tuple[str, ...]] = ("theta", "target_phi", "normalizer/", "policy/")  # 0.1 MB
 
@@ -170,7 +171,7 @@ class RobotConfig(RunConfig):
     # θ + ε alone: along_perturbed is True.
     ascent_envs: int | None = None
     # Whether training goes on along the trajectories of θ + ε: next states, critic, scale of observations, and what is
-    # recorded. Algorithm 1 of the paper reads like False; an optimiser that wraps Adam around DiffRL would do the other.
+    # recorded. Algorithm 1 of the paper reads like False; its optimiser, wrapped around DiffRL, would do the other.
     along_perturbed: bool = False
     iterations: int = 500  # updates of the actor
     seed: int = 0  # of everything random in the run

@@ -2,9 +2,9 @@
 
     H(q) q̈ = τ(q, q̇, u) + contacts      q̇ ← q̇ + Δt q̈,   q ← q + Δt q̇
 
-τ by Newton and Euler's recursion, H by composite bodies. As in DFlex and Newton, H is that of a control step's start for
-all its substeps, and the torso's six accelerations are those of a twist about the world's origin. Everything here is
-written on `Expression`s; vectors and matrices are numpy arrays of them, in world axes unless said.
+τ by Newton and Euler's recursion, H by composite bodies. As in DFlex and in Newton's solver, H is that of a control
+step's start for all its substeps, and the torso's six accelerations are those of a twist about the world's origin.
+Everything is written on `Expression`s; vectors and matrices are numpy arrays of them, in world axes unless said.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Mechanism:
 
 @dataclass
 class Pose:
-    """Where a body is: rotation to the world, origin, centre of mass; axes of its hinges and their degrees of freedom."""
+    """Where a body is: rotation to the world, origin, centre of mass, axes of its hinges."""
 
     rotation: NDArray
     origin: NDArray
@@ -230,7 +230,7 @@ def mass_matrix(mechanism: Mechanism, placed: list[Pose]) -> NDArray:
 
 
 def factor(H: NDArray) -> NDArray:
-    """L with H = LᵀL, lower triangular, and 1/L_ii in the place of L_ii: from leaves to the torso, so zeros stay zeros."""
+    """L of H = LᵀL, lower triangular, 1/L_ii in the place of L_ii: from limbs to torso, so that zeros stay zeros."""
     L = H.copy()
     for k in reversed(range(len(L))):
         L[k, k] = 1.0 / sqrt(L[k, k])

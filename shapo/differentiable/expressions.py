@@ -23,10 +23,10 @@ class Expression:
     outcome is known, such as x · 0, leave no trace.
     """
 
-    __slots__ = ("args", "graph", "op")
+    __slots__ = ("args", "graph", "index", "op")
 
-    def __init__(self, graph: Graph, op: str, args: tuple):
-        self.graph, self.op, self.args = graph, op, args
+    def __init__(self, graph: Graph, op: str, args: tuple, index: int):
+        self.graph, self.op, self.args, self.index = graph, op, args, index
 
     def __add__(self, other):
         return _apply("+", self, other)
@@ -73,7 +73,7 @@ class Graph:
         return np.array([self.node("input", name, i) for i in range(count)], dtype=object)
 
     def node(self, op: str, *args) -> Expression:
-        return self._known.setdefault((op, *args), Expression(self, op, args))
+        return self._known.setdefault((op, *args), Expression(self, op, args, len(self._known)))
 
 
 def _apply(op: str, *args):
@@ -109,8 +109,11 @@ def _apply(op: str, *args):
         if op in "*/" and (_negated(a) or _negated(b)):
             inner = _apply(op, *(arg.args[1] if _negated(arg) else arg for arg in args))
             return inner if _negated(a) and _negated(b) else -inner
-        if op == "*" and (y is not None or (x is None and id(a) > id(b))):
-            args = b, a  # either order is the same product
+        if op == "*" and (y is not None or (x is None and a.index > b.index)):
+            args = (
+                b,
+                a,
+            )  # either order is the same product, so it is always the same: results must be, to the last bit
     args = [arg if isinstance(arg, Expression) else float(arg) for arg in args]
     graph = next(arg.graph for arg in args if isinstance(arg, Expression))
     return graph.node(op, *args)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shapo.differentiable import dynamics
 from shapo.differentiable.expressions import Expression, Graph, Value, c_function, gradients

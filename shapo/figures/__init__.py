@@ -19,6 +19,7 @@ from shapo.figures.results import frontier, pareto
 from shapo.figures.robots import gradient_check, robot_animation, robot_frames, tangent
 from shapo.figures.robustness import (
     ascents,
+    flat_and_robust,
     heatmaps,
     robustness,
     robustness_colours,

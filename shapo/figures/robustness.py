@@ -31,7 +31,7 @@ from shapo.figures.style import (
 COLOURS = {
     "SHAC": GREY, "SHAC-ASAM": BLUE, "SHAC-ASAM, few robots": ORANGE, "PPO": RED,
     "SHAC-ASAM, ρ = 0.25": SKY, "SHAC-ASAM, ρ = 0.75": BLUE, "SHAC-ASAM, ρ = 1.5": GREEN,
-    "SHAC-ASAM, ρ = 0.75, few robots": ORANGE,
+    "SHAC-ASAM, ρ = 0.75, few robots": ORANGE, "SHAC-ASAM, ρ = 0.75, along θ + ε": PINK,
 }  # fmt: skip
 LABELS = {
     "noise": r"strength of action noise $\lambda$", "friction": r"contact friction $\mu$",
@@ -43,7 +43,7 @@ QUANTITIES = {"return": "return per episode", "fallen": "share of episodes that 
 
 def robustness_colours(algorithms: Sequence[str]) -> dict[str, str]:
     """The colour of each algorithm: the same in every figure for those of the experiments, spare ones for others."""
-    spare = itertools.cycle((PINK, YELLOW, BLACK))
+    spare = itertools.cycle((YELLOW, BLACK))
     return {name: COLOURS.get(name) or next(spare) for name in algorithms}
 
 
@@ -120,6 +120,29 @@ def sharpness(table: pd.DataFrame) -> Figure:
         name = f"{way} direction" + "s" * (way == "random")
         say(axis, name, r"size $\|T^{-1}\epsilon\|$", r"rise of the loss, of $|\mathcal{L}|$")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(chosen))
+    return fig
+
+
+def flat_and_robust(table: pd.DataFrame, noise: float) -> Figure:
+    """What policies keep under action noise, over how sharp they are: a mark per policy, a cross per method's median.
+
+    Args:
+        table: columns algorithm, rise (of |L|, along the gradient), kept (share of the return without noise), return.
+        noise: λ at which kept and return were found.
+    """
+    fig, axes = canvas(PAGE, 2.6, 2)
+    labels = {"kept": "share of return kept", "return": "return per episode"}
+    for axis, (quantity, label) in zip(axes, labels.items(), strict=True):
+        for name, colour in robustness_colours(list(dict.fromkeys(table.algorithm))).items():
+            rows = table[table.algorithm == name]
+            axis.plot(
+                rows.rise, rows[quantity], ls="", marker="o", ms=3.5, alpha=0.6, color=colour, label=name
+            )
+            middle = rows[["rise", quantity]].median()
+            axis.plot(*middle, ls="", marker="x", ms=7, mew=1.8, color=colour)
+        axis.set_xscale("log")
+        say(axis, "", r"rise of the loss, of $|\mathcal{L}|$", rf"{label}, $\lambda$ = {noise:g}")
+    one_legend(fig, 4)
     return fig
 
 
