@@ -410,10 +410,13 @@ import hashlib, torch
 from shapo.differentiable.env import DifferentiableEnv
 torch.set_num_threads(1)
 env = DifferentiableEnv("DiffAnt", num_envs=4, seed=3)
+env.q.requires_grad_()
+q = env.q
 actions = torch.linspace(-1, 1, 32).view(4, 8).requires_grad_()
 total = sum(env.step(actions)[1].sum() for _ in range(10))
 total.backward()
-print(hashlib.sha256(env.q.detach().numpy().tobytes() + actions.grad.numpy().tobytes()).hexdigest())
+numbers = env.q.detach(), actions.grad, q.grad
+print(hashlib.sha256(b"".join(values.numpy().tobytes() for values in numbers)).hexdigest())
 """
 
 
