@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -338,6 +339,21 @@ def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
         shapo.train(config, runs=tmp_path, progress=False)
     run = shapo.Run(config, tmp_path)
     assert run.epoch == 2 and np.isfinite(run.load()[0]["actor/theta"]).all()
+
+
+def test_epochs_that_are_short_share_a_checkpoint(tmp_path, reference, monkeypatch):
+    """At the start, every `checkpoint_seconds`, and at the end; the numbers are the same."""
+    clock, saved, save = iter(np.arange(0, 100, 0.5)), [], shapo.Run.save
+    monkeypatch.setattr(
+        shapo.training, "time", SimpleNamespace(monotonic=lambda: next(clock), perf_counter=time.perf_counter)
+    )
+    monkeypatch.setattr(shapo.Config, "checkpoint_seconds", 2.0)
+    monkeypatch.setattr(
+        shapo.Run, "save", lambda self, *state: saved.append(state[1]["epoch"]) or save(self, *state)
+    )
+    run = shapo.train(SMALL, runs=tmp_path, progress=False)
+    assert saved[0] == 0 and saved[-1] == SMALL.epochs and 5 < len(saved) < SMALL.epochs / 2
+    assert_same_run(run, reference)
 
 
 def test_one_thread_is_given_back():

@@ -21,6 +21,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_interrupted_and_resumed_to_the_last_bit(whole, tmp_path, monkeypatch, epoch):
+    monkeypatch.setattr(RobotConfig, "checkpoint_seconds", 0.0)
     run_epoch = PPOTrainer.run_epoch
 
     def stopping(self):

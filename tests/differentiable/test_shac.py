@@ -223,8 +223,39 @@ def test_rho_to_0_is_shac_to_the_last_bit(tmp_path):
     assert plain.to_csv() == asam.to_csv()
 
 
+def test_along_perturbed_only_the_trajectory_differs_that_training_goes_on_along(monkeypatch):
+    """The same step of the actor; next states, critic and scale of observations from the rollout at θ + ε."""
+    made = {
+        way: replace(CONFIG, actor=AdaptiveSAM(0.5), along_perturbed=way).trainer() for way in (False, True)
+    }
+    windows = {}
+    for way, trainer in made.items():
+        trainer._freeze_normaliser()
+        rollouts, rollout = [], trainer.rollout
+        monkeypatch.setattr(
+            trainer,
+            "rollout",
+            lambda *a, made=rollouts, old=rollout, **o: made.append(old(*a, **o)) or made[-1],
+        )
+        kept, _ = trainer.update_actor()
+        assert kept is rollouts[way]
+        torch.testing.assert_close(trainer.env.observation(), kept.final[-1], rtol=0, atol=0)
+        windows[way] = rollouts
+    assert torch.equal(made[False].theta, made[True].theta)
+    for one, other in zip(*windows.values(), strict=True):
+        assert torch.equal(torch.stack(one.reward), torch.stack(other.reward))
+    assert not torch.equal(made[False].env.q, made[True].env.q)
+
+
+def test_few_robots_mean_along_perturbed():
+    config = replace(CONFIG, actor=AdaptiveSAM(0.5), ascent_envs=2)
+    assert config.along_perturbed and config == replace(config, along_perturbed=True)
+    assert config.run_id != replace(config, ascent_envs=None).run_id
+
+
 @pytest.mark.parametrize(("epoch", "few"), [(0, None), (2, None), (2, 2)])
 def test_interrupted_and_resumed_to_the_last_bit(tmp_path, monkeypatch, epoch, few):
+    monkeypatch.setattr(RobotConfig, "checkpoint_seconds", 0.0)
     config = replace(CONFIG, actor=AdaptiveSAM(0.5), ascent_envs=few)
     whole = train(config, runs=tmp_path / "whole", progress=False)
     run_epoch = SHACTrainer.run_epoch
@@ -237,6 +268,7 @@ def test_interrupted_and_resumed_to_the_last_bit(tmp_path, monkeypatch, epoch, f
     monkeypatch.setattr(SHACTrainer, "run_epoch", stopping)
     with pytest.raises(KeyboardInterrupt):
         train(config, runs=tmp_path / "cut", progress=False)
+    assert shapo.Run(config, tmp_path / "cut").epoch == epoch
     monkeypatch.undo()
     cut = train(config, runs=tmp_path / "cut", progress=False)
     assert cut.progress.to_csv() == whole.progress.to_csv()
@@ -275,6 +307,8 @@ def test_steps_along_the_gradient_lower_the_loss_of_their_window(trainer):
         ({"actor": FisherSAM(EffectiveAlpha(0.05))}, "must not have the schedule EffectiveAlpha"),
         ({"ascent_envs": 8}, "ascent_envs must be None, or below .* beside a perturbation"),
         ({"ascent_envs": 64, "actor": AdaptiveSAM(1)}, "below num_envs = 64"),
+        ({"along_perturbed": True}, "along_perturbed must be False, or True beside a perturbation"),
+        ({"along_perturbed": 1, "actor": AdaptiveSAM(1)}, "along_perturbed must be False, or True"),
         ({"ascent_envs": 0, "actor": AdaptiveSAM(1)}, "ascent_envs must be a whole number"),
         ({"num_envs": 1, "algorithm": SHAC(horizon=2)}, "2 samples cannot make 4 minibatches"),
     ],
