@@ -80,7 +80,12 @@ def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
     """
     means = table.groupby(["algorithm", "damping", "stiffness"])["return"].mean()
     names, low, high = list(dict.fromkeys(table.algorithm)), means.min(), means.max()
-    fig, axes = canvas(PAGE, 2.5, len(names))
+    columns = len(names) if len(names) < 4 else 2
+    rows = -(-len(names) // columns)
+    fig, axes = canvas(PAGE, 2.5 * rows, columns, rows=rows)
+    for axis in axes[len(names) :]:
+        axis.remove()
+    axes = axes[: len(names)]
     for axis, name in zip(axes, names, strict=True):
         grid = means[name].unstack()
         image = axis.imshow(grid, origin="lower", aspect="auto", cmap="cividis", vmin=low, vmax=high)
@@ -119,7 +124,7 @@ def sharpness(table: pd.DataFrame) -> Figure:
             axis.plot(curves.index, curves.mean(axis=1), color=chosen[name], marker="o", ms=2.5, label=name)
         name = f"{way} direction" + "s" * (way == "random")
         say(axis, name, r"size $\|T^{-1}\epsilon\|$", r"rise of the loss, of $|\mathcal{L}|$")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(chosen))
+    one_legend(fig, 3)
     return fig
 
 
