@@ -115,8 +115,9 @@ def policy_means(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def against_shac(policies: pd.DataFrame, by: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Two tables, a row per algorithm and a column per value of `by`: its return, and whether it is better than SHAC.
 
-    policies: `policy_means` by this condition. The numbers are those of `statistics.compare`: the mean of few policies
-    with a bootstrap's 95 % interval, and the probability that a policy of it returns more than one of SHAC.
+    policies: `policy_means` by this condition. The numbers are those of `statistics.compare`: the interquartile mean
+    over policies (of three, the mean) with a bootstrap's 95 % interval, and the probability that a policy of the
+    algorithm returns more than one of SHAC.
     """
     runs = policies.rename(columns={"algorithm": "variant", "policy": "seed", by: "task"}).assign(baseline="")
     table = compare(runs, np.random.default_rng(0), higher=["return"], reference="SHAC")
