@@ -159,7 +159,9 @@ def _train(run: Run, progress: bool) -> None:
                 ) from error
             if time.monotonic() - saved >= config.checkpoint_seconds or trainer.epoch == config.epochs:
                 run.save(*trainer.state())
-                (run.path / "error.json").unlink(missing_ok=True)  # it got past where it failed
+                (run.path / "error.json").unlink(
+                    missing_ok=True
+                )  # it goes on; if it fails again, it says so again
                 saved = time.monotonic()
             shown = {label: f"{row[column]:.3g}" for label, column in config.shown.items()}
             shown["steps/s"] = f"{config.steps_per_epoch / trainer.timing[-1]['total']:.0f}"

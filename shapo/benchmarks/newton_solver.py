@@ -133,9 +133,7 @@ class NewtonSolver:
         self._backward_graph = capture.graph
 
     def _run(self) -> None:
-        self._solver._step = (
-            0  # so that the mass matrix is renewed at the first substep of every control step
-        )
+        self._solver._step = 0  # the mass matrix is renewed at the first substep of every control step
         for before, after in pairwise(self._states):
             self._solver.step(before, after, self._control, self._contacts, CONTROL_DT / self.robot.substeps)
 

@@ -168,12 +168,12 @@ class RobotConfig(RunConfig):
     algorithm: SHAC | PPO = SHAC()
     actor: Perturbation | None = None  # of SHAC. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC
     # Robots of the N whose gradient gives ε; None: all, as in the paper. With fewer, all of them are rolled out at
-    # θ + ε alone: along_perturbed is True.
+    # θ + ε alone: along_perturbed is True, and stays it in what `replace` makes of this config.
     ascent_envs: int | None = None
     # Whether training goes on along the trajectories of θ + ε: next states, critic, scale of observations, and what is
     # recorded. Algorithm 1 of the paper reads like False; its optimiser, wrapped around DiffRL, would do the other.
     along_perturbed: bool = False
-    iterations: int = 500  # updates of the actor
+    iterations: int = 2_000  # updates of the actor; the paper's
     seed: int = 0  # of everything random in the run
     num_envs: int = 64  # N, robots simulated together
 
@@ -199,12 +199,13 @@ class RobotConfig(RunConfig):
                     f"ascent_envs must be None, or below num_envs = {self.num_envs} and beside a perturbation of the "
                     f"actor; got {self.ascent_envs} with actor={self.actor!r}"
                 )
-            object.__setattr__(self, "along_perturbed", True)
         if not isinstance(self.along_perturbed, bool) or (self.along_perturbed and self.actor is None):
             raise ValueError(
                 f"along_perturbed must be False, or True beside a perturbation of the actor; got "
                 f"{self.along_perturbed!r} with actor={self.actor!r}"
             )
+        if self.ascent_envs is not None:
+            object.__setattr__(self, "along_perturbed", True)
         self.algorithm.check(self)
         object.__setattr__(self, "algorithm", self.algorithm.prepared(self.task))
         describe(self)  # a perturbation that cannot be named cannot be stored either: say so now

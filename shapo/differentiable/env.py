@@ -27,7 +27,7 @@ class DifferentiableEnv:
     observed before, and `info["diverged"]` says where the simulation broke down: there the state before that step
     stands in, and the reward is 0. `detach()` begins a new window, through which later gradients do not pass.
 
-    task: a name in ROBOTS. gradients: False for roll-outs that are not differentiated, which then take less memory.
+    task: a name in ROBOTS. gradients: False for roll-outs that are not differentiated, which saves compiling for it.
     Raises ValueError for arguments and actions that cannot be used.
     """
 

@@ -7,13 +7,13 @@ chain rule to the record, and `c_function` prints it, each value a vector with a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Value = "Expression | float"
+Value: TypeAlias = "Expression | float"
 
 
 class Expression:
@@ -27,6 +27,9 @@ class Expression:
 
     def __init__(self, graph: Graph, op: str, args: tuple, index: int):
         self.graph, self.op, self.args, self.index = graph, op, args, index
+
+    def __bool__(self) -> bool:
+        raise TypeError("what an Expression is worth is not known yet: choose by `where(condition, x, y)`")
 
     def __add__(self, other):
         return _apply("+", self, other)
@@ -109,11 +112,9 @@ def _apply(op: str, *args):
         if op in "*/" and (_negated(a) or _negated(b)):
             inner = _apply(op, *(arg.args[1] if _negated(arg) else arg for arg in args))
             return inner if _negated(a) and _negated(b) else -inner
+        # Either order is the same product, so it is always the same one: numbers must repeat to the last bit.
         if op == "*" and (y is not None or (x is None and a.index > b.index)):
-            args = (
-                b,
-                a,
-            )  # either order is the same product, so it is always the same: results must be, to the last bit
+            args = b, a
     args = [arg if isinstance(arg, Expression) else float(arg) for arg in args]
     graph = next(arg.graph for arg in args if isinstance(arg, Expression))
     return graph.node(op, *args)
@@ -201,32 +202,33 @@ def evaluate(outputs: Sequence[Value], inputs: Mapping[str, NDArray]) -> NDArray
 
 def c_function(name: str, outputs: Mapping[str, Sequence[Value]], inputs: Sequence[str]) -> str:
     """C++ of a lambda `name(inputs…, outputs…)` of arrays of lanes V, which writes the outputs."""
-    wanted = [value for values in outputs.values() for value in values]
-    order = ordered(wanted)
-    uses = Counter(arg for node in order for arg in node.args if isinstance(arg, Expression))
-    uses.update(value for value in wanted if isinstance(value, Expression))
     text: dict[Value, str] = {}
     lines = []
 
     def said(value: Value) -> str:
-        return text[value] if isinstance(value, Expression) else f"V({value!r}f)"
+        if isinstance(value, Expression):
+            return text[value]
+        if not np.isfinite(value):
+            raise ValueError(f"a formula must hold finite numbers; got {value}")
+        return f"V({float(value)!r}f)"
 
-    for node in order:
+    for node in ordered(value for values in outputs.values() for value in values):
         if node.op == "input":
-            code = "{}[{}]".format(*node.args)
-        elif node.op == "where":
-            code = "({} ? {} : {})".format(*map(said, node.args))
+            text[node] = "{}[{}]".format(*node.args)
+            continue
+        if node.op == "where":
+            code = "{} ? {} : {}".format(*map(said, node.args))
         elif len(node.args) == 1:
             code = f"lane_{node.op}({said(node.args[0])})"
         elif _negated(node):
-            code = f"(-{said(node.args[1])})"
+            code = f"-{said(node.args[1])}"
         else:
-            code = "({1} {0} {2})".format(node.op, *map(said, node.args))
-        # A product that one sum takes is printed within it, so that the two can be fused.
-        if node.op != "<" and not (node.op == "*" and uses[node] == 1):
-            lines.append(f"const V x{len(lines)} = {code};")
-            code = f"x{len(lines) - 1}"
-        text[node] = code
+            code = "{1} {0} {2}".format(node.op, *map(said, node.args))
+        if node.op == "<":  # a vector of truths, of another type
+            text[node] = f"({code})"
+            continue
+        text[node] = f"x{len(lines)}"
+        lines.append(f"const V {text[node]} = {code};")
     lines += [
         f"{key}[{i}] = {said(value)};" for key, values in outputs.items() for i, value in enumerate(values)
     ]

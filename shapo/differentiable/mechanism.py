@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -37,7 +38,7 @@ check_versions()
 
 import warp as wp  # noqa: E402
 
-wp.config.log_level = wp.LOG_ERROR  # no banner, no word about CUDA
+wp.config.log_level = wp.LOG_ERROR  # no banner
 
 import newton  # noqa: E402
 
@@ -62,6 +63,7 @@ def builder(robot: Robot) -> newton.ModelBuilder:
     return one
 
 
+@cache
 def mechanism(robot: Robot) -> Mechanism:
     """The robot's numbers. Raises ValueError for a file that `dynamics` cannot simulate."""
     model = builder(robot).finalize(device="cpu")
@@ -73,7 +75,12 @@ def mechanism(robot: Robot) -> Mechanism:
     free = read("joint_type")[0] == newton.JointType.FREE and (parents[1:] >= 0).all()
     if not free or not np.array_equal(read("joint_child"), np.arange(len(parents))):
         raise ValueError(f"{robot.asset} must be one tree of bodies below a free torso")
-    if read("joint_dof_dim")[1:, 0].any() or np.any(read("joint_armature")[:6]):
+    counts = len(read("joint_q")) - 7, len(read("joint_qd")) - 6
+    if (
+        counts != (len(robot.joints),) * 2
+        or read("joint_dof_dim")[1:, 0].any()
+        or np.any(read("joint_armature")[:6])
+    ):
         raise ValueError(f"{robot.asset} must have hinges alone, and no armature on its torso")
     # Bodies in the frame of their hinges, not in Newton's own: one translation less in every step.
     frames = [_transform(row).inv() for row in read("joint_X_c")]
@@ -124,7 +131,8 @@ def mechanism(robot: Robot) -> Mechanism:
 def exact(values: NDArray) -> NDArray:
     """Python's floats, in which what is 0 but for rounding is 0, and leaves no trace in a formula."""
     values = np.asarray(values, np.float64)
-    return np.where(np.abs(values) < 1e-6, 0.0, values).astype(object)
+    small = np.abs(values) < 1e-6 * np.abs(values).max(initial=0.0)
+    return np.where(small, 0.0, values).astype(object)
 
 
 def _transform(row: NDArray) -> RigidTransform:

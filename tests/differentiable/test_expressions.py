@@ -35,6 +35,13 @@ def test_what_is_known_leaves_no_trace(inputs):
     assert len(ordered([a * b + b * a])) == 4  # two inputs, one product, one sum
 
 
+def test_what_cannot_be_known_is_no_condition_of_python(inputs):
+    with pytest.raises(TypeError, match="where"):
+        max(inputs[0], inputs[1])
+    with pytest.raises(ValueError, match="finite"):
+        c_function("f", {"y": [inputs[0] + np.inf]}, ["x"])
+
+
 def test_it_works_within_numpy(inputs):
     R, v = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=object), inputs[:3]
     x, y, z = R @ v

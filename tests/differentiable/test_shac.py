@@ -250,7 +250,9 @@ def test_along_perturbed_only_the_trajectory_differs_that_training_goes_on_along
 def test_few_robots_mean_along_perturbed():
     config = replace(CONFIG, actor=AdaptiveSAM(0.5), ascent_envs=2)
     assert config.along_perturbed and config == replace(config, along_perturbed=True)
-    assert config.run_id != replace(config, ascent_envs=None).run_id
+    assert replace(config, ascent_envs=None).along_perturbed  # the same with all robots
+    with pytest.raises(ValueError, match="along_perturbed"):
+        replace(config, along_perturbed="no")
 
 
 @pytest.mark.parametrize(("epoch", "few"), [(0, None), (2, None), (2, 2)])

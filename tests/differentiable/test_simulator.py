@@ -53,8 +53,8 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, relative: float) -
 
 
 def test_a_control_step_and_its_gradients_are_newtons(task):
-    q, qd, _ = state = moving(task, 20)
-    ours, seeds = Simulator(ROBOTS[task], 20), [torch.randn_like(value) for value in (q, qd)]
+    q, *_ = state = moving(task, 20)
+    ours, seeds = Simulator(ROBOTS[task], 20), [value.sin() for value in moving(task, 20, seed=7)[:2]]
     leaves = [value.clone().requires_grad_() for value in state]
     reached = ours.step(*leaves)
     found = torch.autograd.grad(reached, leaves, seeds)
@@ -73,7 +73,7 @@ def test_a_control_step_and_its_gradients_are_newtons(task):
 def test_they_are_not_those_of_newton_as_released():
     """Its backward pass reads a contact force with the wrong sign: the fault that `newton_solver` mends."""
     state, found = moving("DiffAnt", 20), []
-    seeds = [torch.randn_like(value) for value in state[:2]]
+    seeds = [value.sin() for value in moving("DiffAnt", 20, seed=7)[:2]]
     for corrected in (True, False):
         solver = NewtonSolver(ROBOTS["DiffAnt"], 20, corrected)
         solver.forward(*state)
@@ -361,8 +361,10 @@ for horizon in (4, 64):
 def test_memory_does_not_grow_with_the_horizon():
     """The peak, in a process of its own."""
     said = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True).stdout
-    short, long = (int(peak) for peak in said.split()[-2:])
-    assert long - short < 0.1 * short  # the states themselves are 64 × 64 × 37 numbers, 0.6 MB
+    short, long = (int(peak) * (1 if sys.platform == "darwin" else 1024) for peak in said.split()[-2:])
+    assert (
+        long - short < 4e6
+    )  # the states themselves are 64 × 64 × 37 numbers, 0.6 MB; those of substeps would be 7
 
 
 def test_a_row_for_every_robot_is_asked_for():
@@ -389,6 +391,11 @@ def test_a_robot_far_away_moves_as_it_would_here(task):
     for pair in (reached[0][:, 2:], reached[1], gradient.transpose(0, 1)):
         assert torch.equal(*pair)
     torch.testing.assert_close(reached[0][1, :2] - q[1, :2], reached[0][0, :2], rtol=0, atol=1e-4)
+    begun = q.clone().requires_grad_()
+    ended = simulator.step(begun, torch.zeros(2, 6 + torque.shape[-1]), torque[0])[0]
+    for column in (0, 1):
+        (slope,) = torch.autograd.grad(ended[:, column].sum(), begun, retain_graph=True)
+        assert slope[:, :2].tolist() == [[float(column == 0), float(column == 1)]] * 2
 
 
 def test_joints_are_damped_within_their_limits_too():
