@@ -54,6 +54,7 @@ def humanoid(profile: str) -> Experiment:
     experiment = {
         ("DiffHumanoid", "SHAC"): _seeds("DiffHumanoid", None, profile),
         ("DiffHumanoid", asam(RHO)): _seeds("DiffHumanoid", AdaptiveSAM(RHO), profile),
+        ("DiffHumanoid", ALONG): _seeds("DiffHumanoid", AdaptiveSAM(RHO), profile, along_perturbed=True),
     } | ppo(profile, "DiffHumanoid")
     return {name: configs[:3] for name, configs in experiment.items()}
 
