@@ -449,3 +449,22 @@ def test_another_newton_is_refused_with_what_to_install(monkeypatch):
 def test_a_robot_that_the_formulas_do_not_know_is_refused():
     with pytest.raises(ValueError, match="has the joints"):
         mechanism.mechanism(replace(ROBOTS["DiffAnt"], joints=("hip",) * 8))
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("joint[@name='ankle_1']", {"type": "ball"}, "hinges alone"),
+        ("joint[@name='ankle_1']", {"type": "slide"}, "hinges alone"),
+        ("joint[@name='root']", {"type": "hinge"}, "a free torso"),
+        ("geom[@name='torso_geom']", {"type": "box", "size": "0.2 0.2 0.2"}, "spheres and capsules"),
+    ],
+    ids=["ball", "slide", "no free torso", "box"],
+)
+def test_a_file_that_the_formulas_cannot_simulate_is_refused(part, change, message, tmp_path):
+    assets = Path(newton.__file__).parent / "examples" / "assets"
+    tree = ElementTree.parse(assets / ROBOTS["DiffAnt"].asset)
+    tree.find(f".//{part}").attrib.update(change)
+    tree.write(tmp_path / "other.xml")
+    with pytest.raises(ValueError, match=message):
+        mechanism.mechanism(replace(ROBOTS["DiffAnt"], asset=str(tmp_path / "other.xml")))
