@@ -40,6 +40,15 @@ def shac_asam(profile: str) -> Experiment:
     )
 
 
+def dial(profile: str) -> Experiment:
+    """The Ant with SHAC-ASAM along θ + ε at the other ρ: notebook 22, Figure 4."""
+    return {
+        ("DiffAnt", along(rho)): _seeds("DiffAnt", AdaptiveSAM(rho), profile, along_perturbed=True)
+        for rho in RHOS
+        if rho != RHO
+    }
+
+
 def ppo(profile: str, task: str = "DiffAnt") -> Experiment:
     """A robot with PPO: notebook 22."""
     budget = PROFILES[profile]
@@ -61,7 +70,7 @@ def humanoid(profile: str) -> Experiment:
 
 def robots(profile: str) -> Experiment:
     """All of them together: what ships."""
-    return shac_asam(profile) | ppo(profile) | humanoid(profile)
+    return shac_asam(profile) | dial(profile) | ppo(profile) | humanoid(profile)
 
 
 def asam(rho: float) -> str:
@@ -69,7 +78,12 @@ def asam(rho: float) -> str:
     return f"SHAC-ASAM, ρ = {rho:g}"
 
 
-ALONG, FEW = f"{asam(RHO)}, along θ + ε", f"{asam(RHO)}, few robots"
+def along(rho: float) -> str:
+    """The same, of SHAC-ASAM whose training goes on along the trajectories of θ + ε."""
+    return f"{asam(rho)}, along θ + ε"
+
+
+ALONG, FEW = along(RHO), f"{asam(RHO)}, few robots"
 
 
 def few_robots(envs: int) -> int:
@@ -77,7 +91,7 @@ def few_robots(envs: int) -> int:
     return max(1, envs // 8)
 
 
-EXPERIMENTS = {build.__name__: build for build in (shac, shac_asam, ppo, humanoid, robots)}
+EXPERIMENTS = {build.__name__: build for build in (shac, shac_asam, dial, ppo, humanoid, robots)}
 
 
 def study(name: str, profile: str) -> Study:

@@ -32,6 +32,7 @@ COLOURS = {
     "SHAC": GREY, "SHAC-ASAM": BLUE, "SHAC-ASAM, few robots": ORANGE, "PPO": RED,
     "SHAC-ASAM, ρ = 0.25": SKY, "SHAC-ASAM, ρ = 0.75": BLUE, "SHAC-ASAM, ρ = 1.5": GREEN,
     "SHAC-ASAM, ρ = 0.75, few robots": ORANGE, "SHAC-ASAM, ρ = 0.75, along θ + ε": PINK,
+    "SHAC-ASAM, ρ = 0.25, along θ + ε": YELLOW, "SHAC-ASAM, ρ = 1.5, along θ + ε": BLACK,
 }  # fmt: skip
 LABELS = {
     "noise": r"strength of action noise $\lambda$", "friction": r"contact friction $\mu$",
