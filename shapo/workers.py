@@ -19,10 +19,12 @@ once as long as the file system locks across nodes (`flock`; Lustre: mount optio
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 
 from loky import ProcessPoolExecutor
@@ -41,7 +43,7 @@ class OneProcessPerCore(Executor):
 
     Loky, so that classes defined in a notebook cell reach the processes. A pool of one each, so that a process that
     dies (out of memory, say) takes one call with it, which is made again in another process; its neighbours go on. A
-    call under which LIVES processes died raises BrokenProcessPool.
+    call under which LIVES processes died raises BrokenProcessPool. They end with this process, however it ends.
     """
 
     def __init__(self, cores: int):
@@ -77,7 +79,9 @@ class OneProcessPerCore(Executor):
             if self._closed:
                 raise CancelledError
             if not self._idle:
-                self._processes.append(ProcessPoolExecutor(1, env=ONE_THREAD))
+                self._processes.append(
+                    ProcessPoolExecutor(1, env=ONE_THREAD, initializer=_end_with, initargs=(os.getpid(),))
+                )
                 self._idle.append(self._processes[-1])
             return self._idle.pop()
 
@@ -90,3 +94,14 @@ class OneProcessPerCore(Executor):
             for process in self._processes:
                 process.shutdown(kill_workers=process not in self._idle)
         self._threads.shutdown(wait=wait)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process once its parent has gone: a kernel that is restarted must leave nothing behind that trains."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()

@@ -553,3 +553,17 @@ def test_our_executor_waits_for_what_it_was_given_as_every_executor_does():
     with workers.OneProcessPerCore(1) as executor:
         futures = [executor.submit(pow, 2, n) for n in (3, 4)]
     assert [future.result(timeout=0) for future in futures] == [8, 16]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_with_the_one_that_started_them_however_it_ends(how):
+    code = (
+        "import os, time; from shapo.workers import OneProcessPerCore; own = OneProcessPerCore(1);"
+        "print(own.submit(os.getpid).result(), flush=True); own.submit(time.sleep, 600).result()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = psutil.Process(int(parent.stdout.readline()))
+    assert worker.is_running() and worker.ppid() == parent.pid
+    parent.send_signal(how)
+    parent.wait()
+    assert psutil.wait_procs([worker], timeout=30)[1] == []
