@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +18,7 @@ class NonFiniteError(FloatingPointError):
     """A reward, cost, observation, gradient or parameter became NaN or infinite."""
 
 
+Dataclass = TypeVar("Dataclass")
 Rule = Callable[[str, object], object]  # (field, value) -> the plain value, or ValueError
 
 
@@ -26,7 +29,7 @@ def real(accepted: str, holds: Callable[[float], bool]) -> Rule:
         number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or not holds(value):
             raise ValueError(f"{field} must be {accepted}; got {value!r}")
-        return float(value)
+        return float(value) + 0.0  # −0.0 and 0.0 are one setting
 
     return rule
 
@@ -46,12 +49,23 @@ def whole(least: int) -> Rule:
     return rule
 
 
+def optional(rule: Rule) -> Rule:
+    """The same rule for a field that may be None."""
+    return lambda field, value: None if value is None else rule(field, value)
+
+
 FINITE = real("a finite number", lambda value: True)
 POSITIVE = real("a finite number above 0", lambda value: value > 0)
 AT_LEAST_0 = real("a finite number, at least 0", lambda value: value >= 0)
 UNIT = real("a number from 0 to 1", lambda value: 0 <= value <= 1)
 BELOW_1 = real("a number from 0 to below 1", lambda value: 0 <= value < 1)
 TAIL = real("a number between 0 and 0.5", lambda value: 0 < value < 0.5)  # the level of a lower quantile
+
+
+def filled(instance: Dataclass, **values: object) -> Dataclass:
+    """The frozen dataclass with `values` in those of its fields that are None; itself where none is."""
+    missing = {name: value for name, value in values.items() if getattr(instance, name) is None}
+    return replace(instance, **missing) if missing else instance
 
 
 def check(instance: object, **rules: Rule) -> None:

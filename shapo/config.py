@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 
@@ -13,9 +14,9 @@ import numpy as np
 
 from shapo import algorithms, sharpness
 from shapo.algorithms import ALGORITHMS, TrustRegion
-from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, check, whole
+from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, check, optional, whole
 from shapo.envs import TASKS, BatchedEnv, make_env
-from shapo.networks import MLP, GaussianActor, Policy, RunningNormalizer
+from shapo.networks import GaussianActor, Policy, RunningNormalizer
 from shapo.sharpness import EuclideanSAM, Perturbation
 from shapo.store import unprefixed
 
@@ -37,9 +38,14 @@ class RunConfig:
     shipped_networks: ClassVar[tuple[str, ...]] = ()  # how names begin of arrays that ship with results
 
     @property
+    def resolved(self) -> RunConfig:
+        """The config as it is run, with the task's own value in every field left None: what `identity` names."""
+        return self
+
+    @property
     def identity(self) -> dict[str, Any]:
         """The method version and the whole config: what a run is."""
-        return {"method": self.method, "config": describe(self)}
+        return {"method": self.method, "config": describe(self.resolved)}
 
     @property
     def run_id(self) -> str:
@@ -51,10 +57,13 @@ class RunConfig:
 @dataclass(frozen=True)
 class Config(RunConfig):
     """One training run. Defaults are those SafePO and OmniSafe agree on; those of the actor's update, and of the
-    multiplier, are fields of the algorithm. Raises ValueError or TypeError, naming the field, for what cannot be run.
+    multiplier, are fields of the algorithm. A field that is None stands for the task's own value, which `resolved` has.
+    Raises ValueError or TypeError, naming the field, for what cannot be run.
     """
 
-    method: ClassVar[int] = 1
+    method: ClassVar[int] = (
+        2  # 1 had an absolute trust region and tolerance, whatever the task's action and cost limit
+    )
     shown: ClassVar[dict[str, str]] = {
         "return": "episode_return", "cost": "episode_cost", "λ": "lagrangian_multiplier", "KL": "kl",
     }  # fmt: skip
@@ -95,16 +104,13 @@ class Config(RunConfig):
             )
         if self.critic is not None and not isinstance(self.critic, EuclideanSAM):
             raise TypeError(f"critic must be None or EuclideanSAM(rho); got {self.critic!r}")
-        if self.cost_limit is None:
-            object.__setattr__(self, "cost_limit", float(TASKS[self.task].cost_limit))
         self._check_numbers()
-        object.__setattr__(self, "algorithm", self.algorithm.prepared(self.task, self.cost_limit))
-        describe(self)  # a perturbation that cannot be named cannot be stored either: say so now
+        describe(self.resolved)  # a perturbation that cannot be named cannot be stored either: say so now
 
     def _check_numbers(self) -> None:
         check(
             self, total_steps=whole(1), seed=whole(0), num_envs=whole(1), steps_per_epoch=whole(1),
-            critic_passes=whole(1), minibatch_size=whole(1), cost_limit=AT_LEAST_0, critic_lr=AT_LEAST_0,
+            critic_passes=whole(1), minibatch_size=whole(1), cost_limit=optional(AT_LEAST_0), critic_lr=AT_LEAST_0,
             critic_l2=AT_LEAST_0, max_grad_norm=POSITIVE, gamma=UNIT, cost_gamma=UNIT, gae_lambda=UNIT,
             cost_gae_lambda=UNIT,
         )  # fmt: skip
@@ -125,6 +131,15 @@ class Config(RunConfig):
                 f"minibatch_size must be at most steps_per_epoch = {self.steps_per_epoch}; got {self.minibatch_size}"
             )
 
+    @cached_property
+    def resolved(self) -> Config:
+        task = TASKS[self.task]
+        cost_limit = float(task.cost_limit) if self.cost_limit is None else self.cost_limit
+        algorithm = self.algorithm.resolved(task, cost_limit)
+        if (cost_limit, algorithm) == (self.cost_limit, self.algorithm):
+            return self
+        return replace(self, cost_limit=cost_limit, algorithm=algorithm)
+
     @property
     def epochs(self) -> int:
         """Updates in the run."""
@@ -134,7 +149,8 @@ class Config(RunConfig):
         """The task as this run's policy sees it: `shapo.make_env`, and around it what the baseline adds to observations
         (Sauté: the budget left). Rewards and costs are the task's own.
         """
-        return self.algorithm.wrap(make_env(self.task, num_envs=num_envs, seed=seed), self.cost_limit)
+        run = self.resolved
+        return run.algorithm.wrap(make_env(self.task, num_envs=num_envs, seed=seed), run.cost_limit)
 
     def trainer(self) -> Trainer:
         """What `shapo.train` trains this config with."""
@@ -147,9 +163,7 @@ class Config(RunConfig):
         normalizer = RunningNormalizer(len(arrays["normalizer/mean"]))
         normalizer.load_state_dict(unprefixed("normalizer", arrays))
         obs_dim = len(normalizer.mean) + self.algorithm.extra_observations
-        hidden = MLP((obs_dim, *self.hidden_sizes)).num_parameters
-        each = self.hidden_sizes[-1] + 2  # an action's weights, bias and log σ
-        actor = GaussianActor(obs_dim, (len(arrays["actor/theta"]) - hidden) // each, self.hidden_sizes)
+        actor = GaussianActor(obs_dim, TASKS[self.task].action_dim, self.hidden_sizes)
         actor.load_state_dict(unprefixed("actor", arrays))
         return Policy(actor, normalizer)
 
@@ -179,13 +193,13 @@ def describe(value: Any) -> Any:
 
 
 def config_from(description: dict[str, Any]) -> RunConfig:
-    """The config that `describe` described, equal to it and of the same run_id.
+    """The resolved config that `describe` described, of the same run_id.
 
     Raises ValueError for a class from outside the package (a notebook cell, say), of which a description has only the
     name, and for what does not describe a config of this version of the package.
     """
     config = _rebuilt(description)
-    if not isinstance(config, RunConfig) or describe(config) != description:
+    if not isinstance(config, RunConfig) or config.identity["config"] != description:
         raise ValueError(f"not a description of a Config of this version of the package: {description!r}")
     return config
 

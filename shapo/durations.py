@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shapo.config import RunConfig, describe
+from shapo.config import RunConfig
 from shapo.shipped import data_folder, packs
 from shapo.store import CorruptCheckpointError, load_checkpoint
 
@@ -26,7 +26,7 @@ def seconds_per_step(config: RunConfig, folder: Path, memory: dict | None = None
     memory: a dict to pass to calls that follow each other, so that each checkpoint is read once.
     """
     memory = {} if memory is None else memory
-    wanted = {name: value for name, value in describe(config).items() if name not in LENGTH}
+    wanted = {name: value for name, value in config.identity["config"].items() if name not in LENGTH}
     key = json.dumps(wanted, sort_keys=True)
     if config.task not in memory:
         memory[config.task] = list(_stored(folder / config.task)) or list(_shipped(config.task))

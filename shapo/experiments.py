@@ -36,9 +36,9 @@ EFFECTIVE_ALPHA = (
     1e-12,
     1e-50,
 )  # confidence levels at which a measured n gives radii that move something, Figure 8
-PILOT_DELTA_DOWN = (1e-4, 1e-3, 1e-2)
-PILOT_RHO = (0.01, 0.05, 0.2)  # of the critics
-PILOT_SEEDS = (100, 101)
+PILOT_SHARES = (0.03, 0.1, 0.3)  # δ_Down / δ_Up
+PILOT_RHO = (0.01, 0.05)  # of the critics
+PILOT_SEEDS = (100, 101, 102, 103)  # which no figure uses
 EPISODE = 1000  # steps of an episode that nothing ends early
 
 
@@ -86,6 +86,11 @@ def grid(
         for label, variant in choose(task).items()
         if not (baseline == "SauteRL" and TASKS[task].cost_limit == 0)
     }  # fmt: skip
+
+
+def delta_down(task: str, share: float) -> float:
+    """δ_Down, nats, that is a share of the task's own δ_Up."""
+    return round(share * Config(task).resolved.algorithm.target_kl, 12)
 
 
 def _only(*names: str) -> Callable[[str], dict[str, Variant]]:
@@ -148,19 +153,21 @@ def schedules(profile: str) -> Experiment:
 
 
 def pilot(profile: str) -> Experiment:
-    """How the dials were chosen: sweeps of both radii, on seeds that no figure uses.
+    """How the dials were chosen: sweeps of both radii, on seeds that no figure uses."""
 
-    PIDLag gets three times the steps on PointGoal1, where its controller overshoots for more than a million.
-    """
+    def actors(task: str) -> dict[str, Variant]:
+        shares = {
+            f"δ = {share:g} δ_Up": {"actor": FisherSAM(delta_down(task, share))} for share in PILOT_SHARES
+        }
+        return {"vanilla": {}} | shares
 
-    def choose(task: str) -> dict[str, Variant]:
-        deltas = {f"δ = {delta:g}": {"actor": FisherSAM(delta)} for delta in PILOT_DELTA_DOWN}
-        return {"vanilla": {}} | deltas | {f"ρ = {rho:g}": {"critic": EuclideanSAM(rho)} for rho in PILOT_RHO}
+    def critics(task: str) -> dict[str, Variant]:
+        return {f"ρ = {rho:g}": {"critic": EuclideanSAM(rho)} for rho in PILOT_RHO}
 
-    seeds, steps = PILOT_SEEDS[: PROFILES[profile].seeds // 2], PROFILES[profile].pilot_steps
-    short = grid(profile, ["PointGoal1-v0"], ["TRPOLag", "CPO"], choose, seeds, steps)
-    slow = grid(profile, ["PointGoal1-v0"], ["PIDLag"], choose, seeds, 3 * steps)
-    return short | slow | grid(profile, ["Walker2d-v4"], ["TRPOLag", "CPO", "PIDLag"], choose, seeds, steps)
+    seeds, steps = PILOT_SEEDS[: PROFILES[profile].pilot_seeds], PROFILES[profile].pilot_steps
+    tasks = ["PointGoal1-v0", "Ant-v4", "Walker2d-v4", "PointButton1-v0"]
+    of_actors = grid(profile, tasks, ["TRPOLag", "CPO"], actors, seeds, steps)
+    return of_actors | grid(profile, ABLATION_TASKS, ["TRPOLag"], critics, seeds, steps)
 
 
 FIGURES = (pareto, lambda_sweep, esam, sam_critic, shapo_actor, schedules)
@@ -168,11 +175,15 @@ EXPERIMENTS = {build.__name__: build for build in (*FIGURES, pilot)}
 
 
 def study(name: str, profile: str) -> Study:
-    """The runs of one experiment as a study, or those of all figures together as "all"."""
+    """The runs of one experiment as a study, or those of all figures together as "all".
+
+    The first seed of every setting comes before the second of any, so that a part of the study is balanced.
+    """
     if name != "all" and name not in EXPERIMENTS:
         raise ValueError(f"name must be 'all' or one of {', '.join(EXPERIMENTS)}; got {name!r}")
     builds = FIGURES if name == "all" else [EXPERIMENTS[name]]
     configs = [config for build in builds for seeds in build(profile).values() for config in seeds]
+    configs.sort(key=lambda config: config.seed)
     return Study(profile if name == "all" else name, configs)
 
 

@@ -40,6 +40,7 @@ def settings(config: Config) -> dict[str, dict]:
 
     Raises ValueError for what OmniSafe does not have: perturbations, other baselines, CPO with the violation per step.
     """
+    config = config.resolved
     algorithm = config.algorithm
     if config.actor is not None or config.critic is not None or type(algorithm) not in NAMES:
         raise ValueError(f"OmniSafe has TRPOLag, PIDLag and CPO, unperturbed; got {config}")
@@ -202,6 +203,7 @@ def shadow(config: Config, eps: float = 1e-6) -> pd.DataFrame:
     after as many updates by the same costs (CPO: only ours, ν*, and its case).
     eps: what OmniSafe's solver adds to its denominators.
     """
+    config = config.resolved
     algorithm, rows, state = config.algorithm, [], config.algorithm.initial_state()
     with _agent(config) as (agent, _), _adding(eps):
         update = agent._update_actor

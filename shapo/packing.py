@@ -25,7 +25,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shapo import experiments
-from shapo.config import describe
 from shapo.differentiable import experiments as robots
 from shapo.profiles import PROFILES
 from shapo.run import Run
@@ -107,7 +106,7 @@ def _row(run: Run) -> dict[str, Any]:
     row = dict.fromkeys(("rollout", "actor", "critics"), np.nan) | {  # not every trainer times the parts of an epoch
         "run_id": config.run_id, "name": run.path.name, "task": config.task,
         "algorithm": type(config.algorithm).__name__, "seed": config.seed, "method": config.method,
-        "config": json.dumps(describe(config)), "provenance": json.dumps(run.provenance),
+        "config": json.dumps(config.identity["config"]), "provenance": json.dumps(run.provenance),
         "networks_sha256": digest_of_networks(networks) if networks else None,
     } | run.timing.median().to_dict()  # fmt: skip
     for name in TABLES:

@@ -14,6 +14,7 @@ class Profile:
     steps_per_epoch: int  # environment steps between updates, all environments together
     num_envs: int  # environments stepped together
     pilot_steps: int  # environment steps of a run of the pilot
+    pilot_seeds: int  # runs per setting there
     quickstart_steps: int  # steps of the runs of notebooks 00 and 11
     warm_up_steps: int  # steps of the policy that notebooks 02 and 03 look at
     random_problems: int  # random instances per dimension in notebook 01
@@ -25,13 +26,13 @@ class Profile:
 
 
 _LAPTOP = Profile(
-    total_steps=2_000_000, seeds=5, steps_per_epoch=20_000, num_envs=20, pilot_steps=1_000_000,
+    total_steps=2_000_000, seeds=5, steps_per_epoch=20_000, num_envs=20, pilot_steps=1_000_000, pilot_seeds=4,
     quickstart_steps=600_000, warm_up_steps=200_000, random_problems=1_000, repeats=5,
     robot_iterations=2_000, robot_seeds=5, robot_envs=64, robot_horizon=32,
 )  # fmt: skip
 PROFILES = {
     "smoke": Profile(
-        total_steps=4_000, seeds=2, steps_per_epoch=2_000, num_envs=2, pilot_steps=4_000,
+        total_steps=4_000, seeds=2, steps_per_epoch=2_000, num_envs=2, pilot_steps=4_000, pilot_seeds=1,
         quickstart_steps=80_000, warm_up_steps=40_000, random_problems=100, repeats=1,
         robot_iterations=3, robot_seeds=2, robot_envs=4, robot_horizon=8,
     ),

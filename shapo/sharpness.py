@@ -167,11 +167,38 @@ class KLMatchedSAM(FisherSAM):
     """
 
     def __call__(self, gradient: Tensor, fisher: Fisher, samples: int) -> Tensor:
-        shapo, euclidean = super().__call__(gradient, fisher, samples), -gradient
-        squared = float(euclidean @ fisher.product(euclidean))  # without damping, which is no part of the KL
-        if squared == 0:  # a gradient that is zero, or one that the policy does not feel
-            return torch.zeros_like(gradient)
-        return math.sqrt(float(shapo @ fisher.product(shapo)) / squared) * euclidean
+        shapo = super().__call__(gradient, fisher, samples)
+        return of_equal_kl(self.direction(gradient), shapo, fisher)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+@dataclass(frozen=True)
+class RandomSAM(KLMatchedSAM):
+    """A random direction of θ, of the mean KL of SHAPO's ε_Down: noise in its place. (An ablation beyond the paper)
+
+    Drawn from PyTorch's generator, which a run seeds at every update.
+    """
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return torch.randn_like(gradient)
+
+
+@dataclass(frozen=True)
+class OptimisticSAM(FisherSAM):
+    """ε = +U_F(g, δ): the best policy of SHAPO's ball in place of the worst. (An ablation beyond the paper)"""
+
+    def __call__(self, gradient: Tensor, fisher: Fisher, samples: int) -> Tensor:
+        return -super().__call__(gradient, fisher, samples)
+
+
+def of_equal_kl(direction: Tensor, epsilon: Tensor, fisher: Fisher) -> Tensor:
+    """The multiple of `direction` with the ½ vᵀFv of `epsilon`, F without damping, which is no part of the KL."""
+    squared = float(direction @ fisher.product(direction))
+    if squared == 0:  # a direction that is zero, or one that the policy does not feel
+        return torch.zeros_like(direction)
+    return math.sqrt(float(epsilon @ fisher.product(epsilon)) / squared) * direction
 
 
 @dataclass(frozen=True)

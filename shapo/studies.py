@@ -58,7 +58,7 @@ class Study:
         if not configs:
             raise ValueError("configs must hold at least one Config; got none")
         self.name = name
-        self.runs = [Run(config, runs) for config in dict.fromkeys(configs)]
+        self.runs = [Run(config, runs) for config in {config.run_id: config for config in configs}.values()]
         self._unrecorded: dict[Run, str] = {}  # errors in the last `run()` that no run's folder records
 
     def run(

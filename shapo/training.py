@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from shapo.advantages import Batch, Rollout, collect, make_batch
 from shapo.checks import NonFiniteError
-from shapo.config import Config, RunConfig, describe
+from shapo.config import Config, RunConfig
 from shapo.critics import Critics
 from shapo.networks import GaussianActor, RunningNormalizer
 from shapo.run import Run, provenance
@@ -87,7 +87,7 @@ def _recording_failure(run: Run) -> Iterator[None]:
         record = {
             "type": type(error).__name__, "message": str(error), "epoch": run.epoch,
             "traceback": "".join(traceback.format_exception(error)),
-            "config": describe(run.config), "provenance": provenance(),
+            "config": run.config.identity["config"], "provenance": provenance(),
         }  # fmt: skip
         try:
             write_atomically(run.path / "error.json", json.dumps(record, indent=2).encode())
@@ -173,6 +173,7 @@ class Trainer:
     """The loop of on-policy safe RL: roll out, move the multiplier, move the actor, fit the critics."""
 
     def __init__(self, config: Config):
+        config = config.resolved
         self.config, self.algorithm = config, config.algorithm
         seeds = np.random.SeedSequence(config.seed)
         networks, actions, minibatches = (np.random.default_rng(child) for child in seeds.spawn(3))

@@ -44,9 +44,9 @@ METRICS = {"return": "return per episode", "cost": "cost per episode", "λ": "mu
 # OmniSafe's defaults. On a task with two actions its KL of 0.01 is one of 0.02, and its damping counts double; its CPO
 # tries 20 steps and does not divide the violation by the episode's length.
 BASELINES = {
-    "TRPO-Lag": TRPOLag(target_kl=0.02, cg_damping=0.2),
-    "TRPO-PID": PIDLag(target_kl=0.02, cg_damping=0.2),
-    "CPO": CPO(target_kl=0.02, cg_damping=0.2, line_search_steps=20, cost_per_step=False),
+    "TRPO-Lag": TRPOLag(),
+    "TRPO-PID": PIDLag(),
+    "CPO": CPO(line_search_steps=20, cost_per_step=False),
 }
 
 Experiment = Mapping[str, Sequence[Config]]  # baseline -> the config of each seed

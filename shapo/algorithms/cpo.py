@@ -13,6 +13,7 @@ from shapo.advantages import Batch
 from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
 from shapo.fisher import Fisher, conjugate_gradient
 
+MARGIN = 0.1  # of the change in cost that the ball allows; what a step asks for at the limit itself
 FREE, BINDING, RECOVERY = 0.0, 1.0, 2.0  # the constraint is slack at the solution, an equality, out of reach
 PARALLEL = 1e-6  # sin² of the angle, in the metric F⁻¹, below which float32 cannot tell g and b apart
 
@@ -53,6 +54,10 @@ class CPO(TrustRegion):
     J_C^γ = J_C / (T (1−γ)), and the paper bounds J_C^γ + bᵀε / (1−γ). Its authors do rescale (b by T in the paper's
     code, c by 1/T in safety-starter-agents). SafePO and OmniSafe do not: with c T times too large its boundary hardly
     ever crosses the ball, and CPO becomes a switch between TRPO on reward and on cost (`cost_per_step = False`).
+
+    At c = 0 exactly (β = 0, no recent episode had a cost) the published step asks for bᵀε = 0, and the published line
+    search that the cost not rise: what the second order adds rejects every trial. So from c = 0 up to a tenth of what
+    the ball allows, sqrt(2δ bᵀF⁻¹b), a step asks for that tenth: then a short enough one lowers the cost.
     """
 
     cost_per_step: bool = True  # divide c by T, the mean length of an episode
@@ -87,7 +92,8 @@ class CPO(TrustRegion):
         fisher.solves += [n_g, n_b]
         image_g, image_b = gradient[0] - rest_g, gradient[1] - rest_b  # F x, however few the iterations
         q, r, s = float(x_g @ image_g), float(x_g @ image_b), float(x_b @ image_b)
-        return (x_g, x_b), solve_dual(q, r, s, state["c"], self.target_kl)
+        c = state["c"] if state["c"] < 0 else max(state["c"], MARGIN * math.sqrt(2 * self.target_kl * s))
+        return (x_g, x_b), solve_dual(q, r, s, c, self.target_kl)
 
     def accepts(self, change: np.ndarray, state: State) -> bool:
         """Reward no worse, unless there is a violation to mend; cost no higher than the slack allows."""

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from shapo.advantages import Batch
 from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
-from shapo.checks import AT_LEAST_0, check
+from shapo.checks import AT_LEAST_0, check, filled, optional
+from shapo.envs.batched import Task
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,16 @@ class CRPO(TrustRegion):
     between updates. A perturbation worsens whichever of the two is active.
     """
 
-    tolerance: float = 2.0  # η: cost of an episode above β that is still let pass
+    tolerance: float | None = (
+        None  # η: cost above β that is let pass; None: 2, or 0 where β is (a fall costs 1)
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        check(self, tolerance=AT_LEAST_0)
+        check(self, tolerance=optional(AT_LEAST_0))
+
+    def resolved(self, task: Task, cost_limit: float) -> TrustRegion:
+        return filled(super().resolved(task, cost_limit), tolerance=2.0 if cost_limit > 0 else 0.0)
 
     def initial_state(self) -> State:
         return {"cost_active": 0.0}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shapo.advantages import Batch
 from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
-from shapo.checks import AT_LEAST_0, BELOW_1, check, whole
+from shapo.checks import AT_LEAST_0, BELOW_1, check, optional, whole
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,24 @@ class Lagrangian(TrustRegion):
     """Trust-region ascent on A^λ = (A_r − λ A_c) / (1 + λ); subclasses say how λ follows J_C − β."""
 
     lagrangian_multiplier_init: float = 0.001  # λ before the first update
+    lagrangian_multiplier_max: float | None = None  # λ, and a controller's integral, go no higher
 
     def __post_init__(self):
         super().__post_init__()
-        check(self, lagrangian_multiplier_init=AT_LEAST_0)
+        check(self, lagrangian_multiplier_init=AT_LEAST_0, lagrangian_multiplier_max=optional(AT_LEAST_0))
+        if self.lagrangian_multiplier_init > self._bound:
+            raise ValueError(
+                f"lagrangian_multiplier_max must be at least lagrangian_multiplier_init = "
+                f"{self.lagrangian_multiplier_init}; got {self.lagrangian_multiplier_max}"
+            )
+
+    @property
+    def _bound(self) -> float:
+        return math.inf if self.lagrangian_multiplier_max is None else self.lagrangian_multiplier_max
+
+    def bounded(self, multiplier: float) -> float:
+        """The nearest λ that is allowed."""
+        return min(max(0.0, multiplier), self._bound)
 
     def advantage(self, state: State, batch: Batch) -> Tensor:
         lam = state["lagrangian_multiplier"]
@@ -45,7 +59,7 @@ class TRPOLag(Lagrangian):
         m = 0.9 * state["m"] + 0.1 * gradient
         v = 0.999 * state["v"] + 0.001 * gradient**2
         step = (m / (1 - 0.9**t)) / (math.sqrt(v / (1 - 0.999**t)) + 1e-8)
-        lam = max(0.0, state["lagrangian_multiplier"] + self.lagrangian_multiplier_lr * step)
+        lam = self.bounded(state["lagrangian_multiplier"] + self.lagrangian_multiplier_lr * step)
         return {"lagrangian_multiplier": lam, "m": m, "v": v, "t": t}
 
 
@@ -77,10 +91,10 @@ class PIDLag(Lagrangian):
 
     def observe(self, state: State, mean_cost: float, cost_limit: float) -> State:
         delta, costs = mean_cost - cost_limit, state["costs"]  # EMA(J_C) of the last updates, oldest first
-        integral = max(0.0, state["integral"] + self.pid_ki * delta)
+        integral = self.bounded(state["integral"] + self.pid_ki * delta)
         error = self.pid_delta_p_ema * state["error"] + (1 - self.pid_delta_p_ema) * delta
         cost = self.pid_delta_d_ema * costs[-1] + (1 - self.pid_delta_d_ema) * mean_cost
         rise = max(0.0, cost - costs[0])
-        lam = max(0.0, self.pid_kp * error + integral + self.pid_kd * rise)
+        lam = self.bounded(self.pid_kp * error + integral + self.pid_kd * rise)
         costs = (*costs, cost)[-self.pid_d_delay :]
         return {"lagrangian_multiplier": lam, "integral": integral, "error": error, "costs": costs}

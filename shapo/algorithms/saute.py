@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +12,8 @@ from gymnasium.vector.utils import batch_space
 
 from shapo.advantages import Rollout
 from shapo.algorithms.trust_region import TrustRegion
-from shapo.checks import check, real
+from shapo.checks import FINITE, check, filled, optional, real
+from shapo.envs.batched import Task
 
 
 class BudgetEnv:
@@ -70,23 +71,21 @@ class SauteRL(TrustRegion):
     """
 
     extra_observations: ClassVar[int] = 1
-    saute_gamma: float | None = None  # γ_s, in (0, 1]; None: 0.9999 on PointGoal1, 0.999 elsewhere
-    unsafe_reward: float | None = None  # None: −0.2 on PointGoal1, −1 elsewhere
+    saute_gamma: float | None = None  # γ_s, in (0, 1]; None: the task's own
+    unsafe_reward: float | None = None  # None: the task's own
 
     def __post_init__(self):
         super().__post_init__()
-        rules = {"saute_gamma": real("in (0, 1], or None", lambda value: 0 < value <= 1)}
-        rules["unsafe_reward"] = real("a finite number, or None", lambda value: True)
-        check(self, **{name: rule for name, rule in rules.items() if getattr(self, name) is not None})
+        gamma_s = real("in (0, 1], or None", lambda value: 0 < value <= 1)
+        check(self, saute_gamma=optional(gamma_s), unsafe_reward=optional(FINITE))
 
-    def prepared(self, task: str, cost_limit: float) -> TrustRegion:
+    def resolved(self, task: Task, cost_limit: float) -> TrustRegion:
         if cost_limit <= 0:
             raise ValueError(
-                f"cost_limit must be positive for SauteRL, which divides costs by it; got {cost_limit!r} on {task}"
+                f"cost_limit must be positive for SauteRL, which divides costs by it; got {cost_limit!r} on {task.name}"
             )
-        gamma_s, unsafe = (0.9999, -0.2) if task == "PointGoal1-v0" else (0.999, -1.0)  # as in OmniSafe
-        unsafe = unsafe if self.unsafe_reward is None else self.unsafe_reward
-        return replace(self, saute_gamma=self.saute_gamma or gamma_s, unsafe_reward=unsafe)
+        own = {"saute_gamma": task.saute_gamma, "unsafe_reward": task.unsafe_reward}
+        return filled(super().resolved(task, cost_limit), **own)
 
     def wrap(self, env, cost_limit: float) -> BudgetEnv:
         return BudgetEnv(env, cost_limit, self.saute_gamma)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from shapo.advantages import Batch, Rollout
-from shapo.checks import AT_LEAST_0, BELOW_1, POSITIVE, NonFiniteError, check, whole
+from shapo.checks import AT_LEAST_0, BELOW_1, POSITIVE, NonFiniteError, check, filled, optional, whole
+from shapo.envs.batched import Task
 from shapo.fisher import Fisher, GaussianFisher, conjugate_gradient
 from shapo.networks import GaussianActor, gaussian_kl, gaussian_log_prob
 from shapo.sample_size import Samples
@@ -105,24 +106,30 @@ class TrustRegion:
 
     extra_observations: ClassVar[int] = 0  # columns `wrap` adds to an observation's end; not normalised
 
-    target_kl: float = 0.01  # δ_Up: radius of the step, nats
+    target_kl: float | None = (
+        None  # δ_Up: radius of the step, nats of the whole action; None: 0.01 a component
+    )
     cg_iterations: int = 15  # conjugate-gradient products a solve may use
-    cg_damping: float = 0.1  # F + damping · I stands for F
+    cg_damping: float | None = (
+        None  # F + damping · I stands for F, of the whole action; None: 0.1 a component
+    )
     line_search_steps: int = 15  # trials of the line search
     line_search_decay: float = 0.8  # factor between two trials
 
     def __post_init__(self):
         check(
-            self, target_kl=POSITIVE, cg_iterations=whole(1), cg_damping=AT_LEAST_0,
+            self, target_kl=optional(POSITIVE), cg_iterations=whole(1), cg_damping=optional(AT_LEAST_0),
             line_search_steps=whole(1), line_search_decay=BELOW_1,
         )  # fmt: skip
 
-    def prepared(self, task: str, cost_limit: float) -> TrustRegion:
-        """The baseline as it runs on a task: with settings that depend on it filled in, itself if there are none.
+    def resolved(self, task: Task, cost_limit: float) -> TrustRegion:
+        """The baseline as it runs on a task: fields left None have the numbers that they stand for there.
 
-        Raises ValueError where the baseline has no meaning.
+        SafePO and OmniSafe take the KL, and with it F, as a mean over the d components of an action. Their 0.01 and 0.1
+        are 0.01 d and 0.1 d of the whole action, which are the units here. Raises ValueError where the baseline has no
+        meaning.
         """
-        return self
+        return filled(self, target_kl=task.action_dim / 100, cg_damping=task.action_dim / 10)
 
     def wrap(self, env, cost_limit: float):
         """The environment as the policy sees it."""
@@ -170,6 +177,10 @@ class TrustRegion:
 
         perturbation: ε(g, F, n_t) at which the gradient is taken (SHAPO), or None (the baseline as published).
         """
+        if self.target_kl is None or self.cg_damping is None:
+            raise ValueError(
+                "target_kl and cg_damping are None: give numbers, or take the task's from `config.resolved.algorithm`"
+            )
         surrogate = Surrogate(actor, batch)
         fisher = GaussianFisher(
             actor, batch.observation, damping=self.cg_damping, iterations=self.cg_iterations

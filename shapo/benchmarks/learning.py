@@ -72,12 +72,12 @@ def train_omnisafe(task: str, envs: int, torch_threads: int, epochs: int, steps_
     import_safety_gymnasium()
     import omnisafe
 
-    ours = _config(task, epochs, steps_per_epoch)
+    ours = _config(task, epochs, steps_per_epoch).resolved
     custom = {
         "algo_cfgs": {
             "steps_per_epoch": steps_per_epoch, "update_iters": ours.critic_passes,
             "batch_size": ours.minibatch_size, "cg_iters": ours.algorithm.cg_iterations,
-            "target_kl": ours.algorithm.target_kl,
+            "target_kl": ours.algorithm.target_kl / TASKS[task].action_dim,
         },
         "lagrange_cfgs": {"cost_limit": ours.cost_limit},
         "logger_cfgs": {"use_wandb": False, "use_tensorboard": False, "log_dir": tempfile.mkdtemp(dir=".")},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from numpy.typing import NDArray
 
-from shapo.checks import BELOW_1, FINITE, POSITIVE, UNIT, check, whole
+from shapo.checks import BELOW_1, FINITE, POSITIVE, UNIT, check, filled, optional, whole
 from shapo.config import RunConfig, describe
 from shapo.differentiable.robots import ROBOTS
 from shapo.sharpness import EffectiveAlpha, Perturbation
@@ -44,12 +45,9 @@ class _OnRobots:
                 raise ValueError(f"{name} must be a tuple of layer sizes such as (64, 64); got {sizes!r}")
             object.__setattr__(self, name, tuple(whole(1)(name, size) for size in sizes))
 
-    def prepared(self, task: str) -> SHAC | PPO:
-        """With the published settings of the robot where there was None."""
-        published = {name: value for name, value in PUBLISHED[task].items() if hasattr(self, name)}
-        return replace(
-            self, **{name: value for name, value in published.items() if getattr(self, name) is None}
-        )
+    def resolved(self, task: str) -> SHAC | PPO:
+        """With the published settings of the robot in every field left None."""
+        return filled(self, **{name: value for name, value in PUBLISHED[task].items() if hasattr(self, name)})
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,7 @@ class SHAC(_OnRobots):
             self, horizon=whole(1), actor_lr=POSITIVE, gamma=UNIT, td_lambda=UNIT, critic_passes=whole(1),
             critic_minibatches=whole(1), max_grad_norm=POSITIVE,
         )  # fmt: skip
-        optional = {"critic_lr": POSITIVE, "target_critic_alpha": UNIT}
-        check(self, **{name: rule for name, rule in optional.items() if getattr(self, name) is not None})
+        check(self, critic_lr=optional(POSITIVE), target_critic_alpha=optional(UNIT))
         betas = self.betas
         if not isinstance(betas, list | tuple) or len(betas) != 2:
             raise ValueError(f"betas must be two numbers such as (0.7, 0.95); got {betas!r}")
@@ -207,8 +204,12 @@ class RobotConfig(RunConfig):
         if self.ascent_envs is not None:
             object.__setattr__(self, "along_perturbed", True)
         self.algorithm.check(self)
-        object.__setattr__(self, "algorithm", self.algorithm.prepared(self.task))
         describe(self)  # a perturbation that cannot be named cannot be stored either: say so now
+
+    @cached_property
+    def resolved(self) -> RobotConfig:
+        algorithm = self.algorithm.resolved(self.task)
+        return self if algorithm == self.algorithm else replace(self, algorithm=algorithm)
 
     @property
     def epochs(self) -> int:
@@ -232,4 +233,4 @@ class RobotConfig(RunConfig):
 
     def policy(self, arrays: Mapping[str, NDArray]) -> RobotPolicy:
         """The policy in a checkpoint's arrays."""
-        return self.algorithm.policy(self, arrays)
+        return self.algorithm.policy(self.resolved, arrays)

@@ -41,6 +41,7 @@ class RobotTrainer:
     """An environment, the random generators of a run, and what was recorded of it; each algorithm adds `run_epoch`."""
 
     def __init__(self, config: RobotConfig, gradients: bool):
+        config = config.resolved
         self.config, self.algorithm = config, config.algorithm
         seeds = np.random.SeedSequence(config.seed)
         self.rngs = [np.random.default_rng(child) for child in seeds.spawn(3)]

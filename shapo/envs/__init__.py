@@ -13,13 +13,16 @@ from shapo.envs.physics import bare_loop
 __all__ = ["TASKS", "BatchedEnv", "Task", "bare_loop", "make_env"]
 
 _BUILDERS = {
-    Task("PointGoal1-v0", "SafetyPointGoal1-v0", cost_limit=10.0, failure_metric="cost rate"): PointGoal,
     Task(
-        "PointButton1-v0", "SafetyPointButton1-v0", cost_limit=10.0, failure_metric="cost rate"
+        "PointGoal1-v0", "SafetyPointGoal1-v0", cost_limit=10.0, failure_metric="cost rate", action_dim=2,
+        saute_gamma=0.9999, unsafe_reward=-0.2,
+    ): PointGoal,
+    Task(
+        "PointButton1-v0", "SafetyPointButton1-v0", cost_limit=10.0, failure_metric="cost rate", action_dim=2,
     ): PointButton,
-    Task("Ant-v4", "Ant-v4", cost_limit=0.0, failure_metric="cumulative failures"): Ant,
-    Task("Walker2d-v4", "Walker2d-v4", cost_limit=0.0, failure_metric="cumulative failures"): Walker2d,
-}
+    Task("Ant-v4", "Ant-v4", cost_limit=0.0, failure_metric="cumulative failures", action_dim=8): Ant,
+    Task("Walker2d-v4", "Walker2d-v4", cost_limit=0.0, failure_metric="cumulative failures", action_dim=6): Walker2d,
+}  # fmt: skip
 _BUILDING = Lock()  # the first build imports and patches safety_gymnasium, one thread at a time
 TASKS: dict[str, Task] = {task.name: task for task in _BUILDERS}
 

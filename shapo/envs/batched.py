@@ -28,6 +28,11 @@ class Task:
     reference: str  # the environment it replays, step for step
     cost_limit: float  # β, a limit on the expected undiscounted cost of an episode
     failure_metric: str  # what the paper reports as failure: "cost rate" or "cumulative failures"
+    action_dim: int  # components of an action, d
+    saute_gamma: float = 0.999  # γ_s, discount of Sauté's safety budget; as in OmniSafe
+    unsafe_reward: float = (
+        -1.0
+    )  # Sauté's reward of a step beyond the budget, on the scale of the task's rewards
     max_episode_steps: int = 1000  # control steps after which an episode is truncated
 
 
