@@ -9,6 +9,8 @@ from torch.distributions import Normal
 from shapo.advantages import Batch
 from shapo.networks import GaussianActor
 
+BALL = {"target_kl": 0.01, "cg_damping": 0.1}  # of the whole action: what a bare baseline has to be told
+
 
 def make_problem(seed=0, samples=400):
     """An actor, and a batch whose reward and cost both like large first actions: they pull against each other."""

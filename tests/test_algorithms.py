@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from small_problem import make_problem
+from small_problem import BALL, make_problem
 
 from shapo.algorithms import PIDLag, TRPOLag, TrustRegion
 from shapo.algorithms.trust_region import Surrogate, centred, standardised
@@ -67,7 +67,7 @@ def test_lagrangian_advantage_is_the_fields_convention():
 @pytest.mark.parametrize("target_kl", [0.01, 0.003])
 def test_update_is_the_trust_region_step_of_the_surrogate(target_kl):
     actor, batch = make_problem()
-    algorithm = TrustRegion(cg_iterations=400, target_kl=target_kl)
+    algorithm = TrustRegion(cg_iterations=400, target_kl=target_kl, cg_damping=0.1)
     surrogate, theta0 = Surrogate(actor, batch), actor.theta
     advantage = standardised(batch.advantage[0])
     g = surrogate.gradient(theta0, advantage)
@@ -89,7 +89,7 @@ def test_update_is_the_trust_region_step_of_the_surrogate(target_kl):
 
 def test_shapo_steps_along_the_gradient_at_the_worst_policy():
     actor, batch = make_problem()
-    algorithm, state = TRPOLag(cg_iterations=400), {"lagrangian_multiplier": 0.5}
+    algorithm, state = TRPOLag(cg_iterations=400, **BALL), {"lagrangian_multiplier": 0.5}
     surrogate, theta0 = Surrogate(actor, batch), actor.theta
     advantage = algorithm.advantage(state, batch)
     fisher = GaussianFisher(actor, batch.observation, damping=0.1)
@@ -114,7 +114,7 @@ def test_shapo_steps_along_the_gradient_at_the_worst_policy():
     assert (vanilla.theta - actor.theta).norm() > 0.01 * (vanilla.theta - theta0).norm()
 
 
-@pytest.mark.parametrize("algorithm", [TRPOLag(), PIDLag()])
+@pytest.mark.parametrize("algorithm", [TRPOLag(**BALL), PIDLag(**BALL)])
 @pytest.mark.parametrize(
     "none", [FisherSAM(0.0), EuclideanSAM(0.0), lambda g, fisher, samples: torch.zeros_like(g)]
 )
@@ -131,7 +131,7 @@ def test_small_radii_approach_the_baseline():
     for delta in (1e-3, 1e-5, 1e-7):
         (vanilla, batch), (shapo, _) = make_problem(), make_problem()
         for actor, perturbation in ((vanilla, None), (shapo, FisherSAM(delta))):
-            TRPOLag(cg_iterations=200).update_actor(
+            TRPOLag(cg_iterations=200, **BALL).update_actor(
                 actor, batch, perturbation, 1, {"lagrangian_multiplier": 0.2}
             )
         distances.append(float((vanilla.theta - shapo.theta).norm()))
@@ -143,7 +143,7 @@ def test_line_search_keeps_the_policy_when_nothing_improves():
     surrogate = Surrogate(actor, batch)
     advantage = standardised(batch.advantage[0])
     away = -0.1 * surrogate.gradient(actor.theta, advantage)
-    theta, log = TrustRegion().line_search(surrogate, advantage, away)
+    theta, log = TrustRegion(**BALL).line_search(surrogate, advantage, away)
     assert torch.equal(theta, actor.theta) and log["kl"] == 0.0 and math.isnan(log["line_search_trials"])
 
 
@@ -153,7 +153,7 @@ def test_line_search_shrinks_a_step_that_is_too_long():
     advantage = standardised(batch.advantage[0])
     long = 0.3 * surrogate.gradient(actor.theta, advantage)
     assert surrogate.value_and_kl(actor.theta + long, advantage)[1] > 0.01
-    _, log = TrustRegion().line_search(surrogate, advantage, long)
+    _, log = TrustRegion(**BALL).line_search(surrogate, advantage, long)
     assert log["line_search_trials"] > 1 and 0 < log["kl"] <= 0.01 and log["improvement"] > 0
 
 
@@ -165,7 +165,7 @@ def test_a_baseline_written_outside_needs_no_edit():
 
     actor, batch = make_problem()
     surrogate = Surrogate(actor, batch)
-    CostOnly().update_actor(actor, batch, FisherSAM(0.001), 1, {})
+    CostOnly(**BALL).update_actor(actor, batch, FisherSAM(0.001), 1, {})
     assert surrogate.value_and_kl(actor.theta, batch.advantage[1] - batch.advantage[1].mean())[0] < 0
 
 
@@ -173,7 +173,7 @@ def test_non_finite_gradient_is_named():
     actor, batch = make_problem()
     batch.advantage[0, 3] = torch.nan
     with pytest.raises(NonFiniteError, match="gradient"):
-        TRPOLag().update_actor(actor, batch, None, 1, TRPOLag().initial_state())
+        TRPOLag(**BALL).update_actor(actor, batch, None, 1, TRPOLag().initial_state())
 
 
 BAD = {
@@ -206,4 +206,15 @@ def test_a_bad_perturbation_is_named(epsilon):
 
     actor, batch = make_problem()
     with pytest.raises((ValueError, NonFiniteError), match="Odd"):
-        TRPOLag().update_actor(actor, batch, Odd(), 1, TRPOLag().initial_state())
+        TRPOLag(**BALL).update_actor(actor, batch, Odd(), 1, TRPOLag().initial_state())
+
+
+@pytest.mark.parametrize("algorithm", [TRPOLag, PIDLag])
+def test_a_bounded_multiplier_comes_down_at_once(algorithm):
+    """60 above the limit for 300 updates, then 10 below: without a bound it stays up for as long again."""
+    costs = [70.0] * 300 + [0.0] * 60
+    free, bounded = (multipliers(algorithm(lagrangian_multiplier_max=bound), costs) for bound in (None, 5.0))
+    assert max(free) > 2 * max(bounded) and max(bounded) == 5.0
+    assert bounded[-1] < 5.0 < free[-1]
+    with pytest.raises(ValueError, match=r"lagrangian_multiplier_max must be at least .* 2.0; got 1.0"):
+        algorithm(lagrangian_multiplier_init=2.0, lagrangian_multiplier_max=1.0)

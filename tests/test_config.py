@@ -5,13 +5,16 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
 
+import shapo
 from shapo import Config, EuclideanSAM, FisherSAM, FixedAlpha, PIDLag, Run, TRPOLag
+from shapo.algorithms import ALGORITHMS
 from shapo.config import describe
 
 BAD = [
@@ -54,7 +57,9 @@ def test_bad_fields_are_named(field, value, message):
 
 
 def test_names_and_instances_are_the_same_run():
-    assert Config() == Config(algorithm=PIDLag(), cost_limit=10.0) and Config().algorithm == PIDLag()
+    assert Config() == Config(algorithm=PIDLag()) and Config().algorithm == PIDLag()
+    spelled_out = PIDLag(target_kl=0.02, cg_damping=0.2)
+    assert Config().run_id == Config(algorithm=spelled_out, cost_limit=10.0).run_id
     assert Config(algorithm="TRPOLag").run_id == Config(algorithm=TRPOLag()).run_id
 
 
@@ -156,3 +161,39 @@ def test_runs_live_where_the_user_says(tmp_path, monkeypatch):
     config = Config(seed=3)
     assert Run(config).path == tmp_path / "PointGoal1-v0" / f"PIDLag-seed3-{config.run_id}"
     assert not Run(config).exists and Run(config).epoch == 0 and Run(config).progress.empty
+
+
+@pytest.mark.parametrize("task, actions", [("PointGoal1-v0", 2), ("Walker2d-v4", 6), ("Ant-v4", 8)])
+@pytest.mark.parametrize("algorithm", ["TRPOLag", "PIDLag", "CPO", "CRPO"])
+def test_the_trust_region_is_the_fields_per_component_of_the_action(task, actions, algorithm):
+    config = Config(task, algorithm)
+    assert config.algorithm.target_kl is None and config.algorithm.cg_damping is None
+    ball = config.resolved.algorithm
+    assert (ball.target_kl, ball.cg_damping) == pytest.approx((0.01 * actions, 0.1 * actions))
+    assert config.identity["config"]["algorithm"]["target_kl"] == ball.target_kl
+    assert config.make_env().single_action_space.shape == (actions,)
+    own = Config(task, ALGORITHMS[algorithm](target_kl=0.005, cg_damping=0.0)).resolved.algorithm
+    assert (own.target_kl, own.cg_damping) == (0.005, 0.0)
+
+
+def test_what_was_left_to_the_task_follows_it():
+    """`replace` takes the other task's cost limit, radius, tolerance and budget, never the first one's."""
+    for algorithm in ("TRPOLag", "CRPO", "CPO"):
+        moved = replace(Config("PointGoal1-v0", algorithm), task="Walker2d-v4")
+        assert (
+            moved == Config("Walker2d-v4", algorithm)
+            and moved.run_id == Config("Walker2d-v4", algorithm).run_id
+        )
+        assert moved.resolved.cost_limit == 0.0 and moved.resolved.algorithm.target_kl == 0.06
+    moved = replace(Config("PointGoal1-v0", "SauteRL"), task="PointButton1-v0")
+    assert moved.run_id == Config("PointButton1-v0", "SauteRL").run_id
+    ant, humanoid = shapo.RobotConfig("DiffAnt"), shapo.RobotConfig("DiffHumanoid")
+    assert replace(ant, task="DiffHumanoid").run_id == humanoid.run_id
+    assert replace(ant, task="DiffHumanoid").resolved.algorithm.critic_lr == 5e-4
+    kept = replace(Config("PointGoal1-v0", cost_limit=3.0), task="Walker2d-v4")
+    assert kept.resolved.cost_limit == 3.0
+
+
+def test_zero_has_one_sign():
+    assert Config(cost_limit=-0.0).run_id == Config(cost_limit=0.0).run_id
+    assert shapo.FisherSAM(-0.0).delta_down.hex() == "0x0.0p+0"

@@ -8,12 +8,12 @@ import pytest
 import torch
 from scipy.optimize import minimize
 from scipy.special import ndtr, ndtri
-from small_problem import Dense, make_problem, reward_and_cost_advantages, taken
+from small_problem import BALL, Dense, make_problem, reward_and_cost_advantages, taken
 
 import shapo
 from shapo import CPO, EuclideanSAM, FisherSAM
 from shapo.advantages import Batch
-from shapo.algorithms import TrustRegion
+from shapo.algorithms import TrustRegion, cpo
 from shapo.algorithms.cpo import BINDING, FREE, RECOVERY, solve_dual
 from shapo.fisher import Fisher
 from shapo.networks import GaussianActor
@@ -185,7 +185,7 @@ def test_an_unknown_violation_is_refused():
     actor, batch = make_problem()
     batch.episode_length = math.nan
     with pytest.raises(ValueError, match="episode_length"):
-        CPO().update_actor(actor, batch, None, 1, {"violation": 3.0})
+        CPO(**BALL).update_actor(actor, batch, None, 1, {"violation": 3.0})
 
 
 # The update. violation / episode_length = c; the ball reaches bᵀε ≈ 0.04 in this problem.
@@ -220,7 +220,7 @@ def test_update_solves_the_constrained_problem(name):
     g, b = (dense.gradient(dense.theta0, advantage) for advantage in (a_r, a_c))
     c = VIOLATIONS[name] / 100
     step, nu = constrained_step(dense, g, b, c)
-    log = CPO(cg_iterations=500).update_actor(actor, batch, None, 1, {"violation": VIOLATIONS[name]})
+    log = CPO(cg_iterations=500, **BALL).update_actor(actor, batch, None, 1, {"violation": VIOLATIONS[name]})
     assert torch.allclose(actor.theta, dense.theta0 + taken(log) * step, atol=2e-5, rtol=1e-4)
     assert log["case"] == {"free": FREE, "recovery": RECOVERY}.get(name, BINDING)
     if name == "recovery":
@@ -233,14 +233,15 @@ def test_update_solves_the_constrained_problem(name):
     assert changes[0] >= 0 or c > 0
 
 
-def test_on_the_boundary_the_step_follows_it():
+def test_on_the_boundary_the_step_turns_a_tenth_of_the_way_inside():
     actor, batch = make_problem()
     dense, (a_r, a_c) = Dense(actor, batch), reward_and_cost_advantages(batch)
     g, b = (dense.gradient(dense.theta0, advantage) for advantage in (a_r, a_c))
     fisher = Fisher(lambda v: dense.fisher @ v, iterations=500)
-    step, log = CPO().step(torch.stack([g, b]), fisher, {"c": 0.0})
-    assert log["case"] == BINDING and abs(float(b @ step)) < 1e-8 and g @ step > 0
-    assert torch.allclose(step, constrained_step(dense, g, b, 0.0)[0], atol=1e-5)
+    step, log = CPO(**BALL).step(torch.stack([g, b]), fisher, {"c": 0.0})
+    inside = 0.1 * math.sqrt(2 * 0.01 * float(b @ torch.linalg.solve(dense.fisher, b)))
+    assert log["case"] == BINDING and float(b @ step) == pytest.approx(-inside) and g @ step > 0
+    assert torch.allclose(step, constrained_step(dense, g, b, inside)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", VIOLATIONS)
@@ -254,7 +255,7 @@ def test_shapo_takes_both_gradients_at_the_worst_policy_of_the_lagrangian(name):
     down = dense.u(-ascended, 0.004)
     g_down, b_down = (dense.gradient(theta0 + down, advantage) for advantage in (a_r, a_c))
     up, _ = constrained_step(dense, g_down, b_down, c)
-    log = CPO(cg_iterations=500).update_actor(
+    log = CPO(cg_iterations=500, **BALL).update_actor(
         actor, batch, FisherSAM(0.004), 1, {"violation": VIOLATIONS[name]}
     )
     factor = taken(log)
@@ -275,7 +276,7 @@ def test_no_perturbation_is_cpo_exactly(violation, none):
     (vanilla, batch), (shapo_actor, _) = make_problem(), make_problem()
     for actor, perturbation in ((vanilla, None), (shapo_actor, none)):
         before = actor.theta
-        CPO().update_actor(actor, batch, perturbation, 1, {"violation": violation})
+        CPO(**BALL).update_actor(actor, batch, perturbation, 1, {"violation": violation})
         assert not torch.equal(actor.theta, before)
     assert torch.equal(vanilla.theta, shapo_actor.theta)
 
@@ -286,7 +287,9 @@ def test_small_radii_approach_cpo(violation):
     for delta in (1e-3, 1e-5, 1e-7):
         (vanilla, batch), (shapo_actor, _) = make_problem(), make_problem()
         for actor, perturbation in ((vanilla, None), (shapo_actor, FisherSAM(delta))):
-            CPO(cg_iterations=300).update_actor(actor, batch, perturbation, 1, {"violation": violation})
+            CPO(cg_iterations=300, **BALL).update_actor(
+                actor, batch, perturbation, 1, {"violation": violation}
+            )
         distances.append(float((vanilla.theta - shapo_actor.theta).norm()))
     assert distances[0] > 5 * distances[1] > 25 * distances[2] > 0
 
@@ -326,9 +329,11 @@ def bandit(algorithm, updates):
 
 
 def test_with_c_per_step_the_limit_is_reached_and_held():
-    found, cases = bandit(CPO(), 60)
+    found, cases = bandit(CPO(**BALL), 60)
     assert np.abs(found[30:] - 20).max() < 0.5 and set(cases[30:]) == {BINDING}
-    found, cases = bandit(CPO(cost_per_step=False), 60)  # c a hundred times too large: it switches to and fro
+    found, cases = bandit(
+        CPO(cost_per_step=False, **BALL), 60
+    )  # c a hundred times too large: it switches to and fro
     assert np.abs(found[30:] - 20).max() > 1 and {FREE, RECOVERY} <= set(cases[30:])
 
 
@@ -358,7 +363,22 @@ def test_training_hands_over_the_violation_per_step():
 def test_before_an_episode_has_ended_nothing_binds():
     (actor, batch), (unconstrained, _) = make_problem(), make_problem()
     batch.episode_length = math.nan
-    log = CPO().update_actor(actor, batch, None, 1, CPO().initial_state())
-    TrustRegion().update_actor(unconstrained, batch, None, 1, {})
+    log = CPO(**BALL).update_actor(actor, batch, None, 1, CPO().initial_state())
+    TrustRegion(**BALL).update_actor(unconstrained, batch, None, 1, {})
     assert log["case"] == FREE and log["cost_change"] > 0
     assert torch.allclose(actor.theta, unconstrained.theta, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_at_the_limit_itself_it_still_moves(monkeypatch, seed):
+    """c = 0: the published step follows the boundary, and the second order has the line search reject every trial."""
+    rows = {}
+    for margin in (0.0, cpo.MARGIN):
+        monkeypatch.setattr(cpo, "MARGIN", margin)
+        actor, batch = make_problem(seed)
+        rows[margin] = CPO(target_kl=0.02, cg_damping=0.1).update_actor(
+            actor, batch, None, 1, {"violation": 0.0}
+        )
+    published, ours = rows.values()
+    assert math.isnan(published["line_search_trials"]) and published["kl"] == 0
+    assert ours["kl"] > 0.005 and ours["improvement"] > 0 > ours["cost_change"]

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_problem import Dense, make_problem, reward_and_cost_advantages, taken
+from small_problem import BALL, Dense, make_problem, reward_and_cost_advantages, taken
 
 import shapo
 from shapo import CRPO, EuclideanSAM, FisherSAM
+from shapo.algorithms import TrustRegion
 from shapo.training import Trainer
 
 REWARD, COST = {"cost_active": 0.0}, {"cost_active": 1.0}
@@ -48,7 +49,7 @@ def test_update_is_the_trust_region_step_of_the_active_objective(state, delta_do
     at = theta0 if delta_down is None else theta0 + dense.u(-g, delta_down)
     step = dense.u(dense.gradient(at, active), 0.01)
     perturbation = None if delta_down is None else FisherSAM(delta_down)
-    log = CRPO(cg_iterations=500).update_actor(actor, batch, perturbation, 1, state)
+    log = CRPO(cg_iterations=500, **BALL).update_actor(actor, batch, perturbation, 1, state)
     assert torch.allclose(actor.theta, theta0 + taken(log) * step, atol=1e-6, rtol=1e-5)
     assert log["cost_active"] == state["cost_active"]
     gain = float(dense.surrogate(actor.theta, a_c if state["cost_active"] else a_r))
@@ -63,8 +64,8 @@ def test_update_is_the_trust_region_step_of_the_active_objective(state, delta_do
 def test_no_perturbation_is_crpo_exactly(state, none):
     (vanilla, batch), (other, _) = make_problem(), make_problem()
     before = vanilla.theta
-    CRPO().update_actor(vanilla, batch, None, 1, state)
-    CRPO().update_actor(other, batch, none, 1, state)
+    CRPO(**BALL).update_actor(vanilla, batch, None, 1, state)
+    CRPO(**BALL).update_actor(other, batch, none, 1, state)
     assert torch.equal(vanilla.theta, other.theta) and not torch.equal(vanilla.theta, before)
 
 
@@ -96,3 +97,17 @@ def test_training_switches_by_the_mean_cost_of_finished_episodes():
         seed=3,
     )
     assert Trainer(loose).run_epoch()["cost_active"] == 0.0
+
+
+def test_where_a_fall_costs_1_the_limit_of_0_is_kept():
+    """A tolerance of 2 would let every fall pass: CRPO would be TRPO without a constraint, to the bit."""
+    small = {"total_steps": 4_000, "steps_per_epoch": 2_000, "num_envs": 4, "hidden_sizes": (8,), "seed": 3}
+    constrained, free = (
+        Trainer(shapo.Config("Walker2d-v4", algorithm, **small)) for algorithm in ("CRPO", TrustRegion())
+    )
+    rows = [constrained.run_epoch() for _ in range(2)]
+    for _ in range(2):
+        free.run_epoch()
+    assert all(row["J_C"] > 0 and row["cost_active"] == 1.0 for row in rows)
+    assert not torch.equal(constrained.actor.theta, free.actor.theta)
+    assert shapo.Config("PointGoal1-v0", "CRPO").resolved.algorithm.tolerance == 2.0

@@ -18,10 +18,10 @@ def test_every_experiment_changes_only_what_it_compares(name, profile):
     experiment = experiments.EXPERIMENTS[name](profile)
     budget = shapo.PROFILES[profile]
     for (task, baseline, variant), configs in experiment.items():
-        seeds = budget.seeds if name != "pilot" else min(2, budget.seeds // 2)
+        seeds = budget.seeds if name != "pilot" else budget.pilot_seeds
         assert len({config.run_id for config in configs}) == len(configs) == seeds > 0
         for config in configs:
-            assert config.task == task and config.cost_limit == TASKS[task].cost_limit
+            assert config.task == task and config.resolved.cost_limit == TASKS[task].cost_limit
             vanilla = experiment[task, baseline, "vanilla"]
             assert replace(config, actor=None, critic=None) in vanilla
             if variant == "vanilla":

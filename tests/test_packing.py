@@ -94,7 +94,7 @@ def test_the_digests_are_those_of_the_csv_files_of_the_run_store(store, data):
         for name in ("progress", "episodes"):
             file = (run.path / f"{name}.csv").read_bytes()
             assert row[f"{name}_sha256"] == hashlib.sha256(file).hexdigest() == digest(getattr(run, name))
-        assert config_from(json.loads(row.config)) == config and row["name"] == run.path.name
+        assert config_from(json.loads(row.config)) == config.resolved and row["name"] == run.path.name
     progress = pd.read_parquet(data / "small" / "progress.parquet")
     assert list(progress)[:3] == ["run_id", "epoch", "steps"] and len(progress) == 3 + 3 + 2 + 1
 
@@ -309,7 +309,7 @@ def test_an_edited_config_is_told_before_anything_is_trained(store, data, capsys
         ("seed", 1, "it is that of"),
         ("task", "Nowhere-v0", "task must be one of"),
     ]:
-        config = json.dumps(describe(SMALL) | {field: other})
+        config = json.dumps(describe(SMALL.resolved) | {field: other})
         edit(runs, lambda rows: rows.assign(config=config))  # noqa: B023
         assert main(["verify", "1"]) == 1
         assert message in capsys.readouterr().err
@@ -329,7 +329,7 @@ def test_what_this_version_cannot_retrain_is_left_out_of_the_draw(store, data, c
     outside = replace(SMALL, actor=Sideways(), total_steps=800)
     shapo.train(outside, runs=store, progress=False)
     pack(study(store, configs=[outside, CONFIGS[3], SMALL]))
-    edit(data / "small" / "runs.parquet", lambda rows: rows.assign(method=[1, 1, 0]))
+    edit(data / "small" / "runs.parquet", lambda rows: rows.assign(method=[2, 2, 1]))
     assert [verdict.outcome for verdict in retrained()] == ["identical"]
     assert "2 shipped runs are of another method version" in capsys.readouterr().out
 
@@ -379,24 +379,27 @@ NESTED = [
 
 @pytest.mark.parametrize("config", NESTED, ids=range(len(NESTED)))
 def test_a_config_comes_back_from_its_description(config):
-    again = config_from(json.loads(json.dumps(describe(config))))
-    assert again == config and again.run_id == config.run_id
+    again = config_from(json.loads(json.dumps(config.identity["config"])))
+    assert again == config.resolved and again.run_id == config.run_id
 
 
 def test_every_config_of_the_experiments_comes_back():
     from shapo.experiments import study
 
     for run in study("all", "laptop").runs:
-        assert config_from(describe(run.config)) == run.config
+        assert config_from(run.config.identity["config"]) == run.config.resolved
 
 
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        (describe(SMALL) | {"task": "Nowhere-v0"}, "task must be one of"),
-        (describe(SMALL) | {"colour": "red"}, "not a description of this version's Config: .*colour"),
+        (describe(SMALL.resolved) | {"task": "Nowhere-v0"}, "task must be one of"),
         (
-            {k: v for k, v in describe(SMALL).items() if k != "gamma"},
+            describe(SMALL.resolved) | {"colour": "red"},
+            "not a description of this version's Config: .*colour",
+        ),
+        (
+            {k: v for k, v in describe(SMALL.resolved).items() if k != "gamma"},
             "not a description of a Config of this version",
         ),
         (describe(shapo.FisherSAM(0.1)), "not a description of a Config"),

@@ -1,12 +1,13 @@
 """Sauté's budget against its recursion solved by hand, its reward against the definition, and what a run keeps."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
-from small_problem import Dense, make_problem, reward_and_cost_advantages, taken
+from small_problem import BALL, Dense, make_problem, reward_and_cost_advantages, taken
 
 import shapo
 from shapo import EuclideanSAM, FisherSAM, SauteRL
@@ -118,7 +119,7 @@ def test_reshaped_reward_on_the_real_task_follows_the_costs():
     observation, _ = env.reset()
     actor = GaussianActor(61, 2, (8,), np.random.default_rng(0))
     rollout, _ = collect(env, actor, RunningNormalizer(60), observation, 1500, np.random.default_rng(0))
-    learned = SMALL.algorithm.learned_reward(rollout)
+    learned = SMALL.resolved.algorithm.learned_reward(rollout)
     expected = rollout.reward.copy()
     for i in range(4):
         for part in (slice(0, 1000), slice(1000, 1500)):
@@ -130,10 +131,12 @@ def test_reshaped_reward_on_the_real_task_follows_the_costs():
 
 
 def test_the_settings_are_the_tasks_unless_given():
-    assert SMALL.algorithm == SauteRL(saute_gamma=0.9999, unsafe_reward=-0.2)
-    assert SauteRL().prepared("PointButton1-v0", 10.0) == SauteRL(saute_gamma=0.999, unsafe_reward=-1.0)
-    own = SauteRL(saute_gamma=0.99, unsafe_reward=0.0)
-    assert own.prepared("PointGoal1-v0", 10.0) == own
+    field = {"target_kl": 0.02, "cg_damping": 0.2}
+    assert SMALL.resolved.algorithm == SauteRL(saute_gamma=0.9999, unsafe_reward=-0.2, **field)
+    button = replace(SMALL, task="PointButton1-v0")
+    assert button.resolved.algorithm == SauteRL(saute_gamma=0.999, unsafe_reward=-1.0, **field)
+    own = SauteRL(saute_gamma=0.99, unsafe_reward=0.0, **field)
+    assert replace(SMALL, algorithm=own).resolved.algorithm == own
     by_name, by_instance = (shapo.Config(algorithm=a).run_id for a in ("SauteRL", SauteRL(0.01)))
     assert by_name == shapo.Config(algorithm=SauteRL(unsafe_reward=-0.2)).run_id
     assert by_name != by_instance or SauteRL(0.01).target_kl == 0.01
@@ -144,7 +147,7 @@ def test_without_a_budget_it_is_refused():
         ValueError, match=r"cost_limit must be positive for SauteRL, which divides .*; got 0.0"
     ):
         shapo.Config(algorithm="SauteRL", cost_limit=0.0)
-    assert shapo.Config(algorithm="CPO", cost_limit=0.0).cost_limit == 0.0
+    assert shapo.Config(algorithm="CPO", cost_limit=0.0).resolved.cost_limit == 0.0
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,9 @@ def test_update_is_the_trust_region_step_of_the_reshaped_reward(delta_down):
     at = dense.theta0 if delta_down is None else dense.theta0 + dense.u(-g, delta_down)
     step = dense.u(dense.gradient(at, a_r), 0.01)
     perturbation = None if delta_down is None else FisherSAM(delta_down)
-    log = SauteRL(cg_iterations=500).update_actor(actor, batch, perturbation, 1, SauteRL().initial_state())
+    log = SauteRL(cg_iterations=500, **BALL).update_actor(
+        actor, batch, perturbation, 1, SauteRL().initial_state()
+    )
     assert torch.allclose(actor.theta, dense.theta0 + taken(log) * step, atol=1e-6, rtol=1e-5)
     if delta_down is not None:
         assert (step - dense.u(g, 0.01)).norm() > 0.01 * step.norm()
@@ -174,7 +179,7 @@ def test_update_is_the_trust_region_step_of_the_reshaped_reward(delta_down):
 def test_no_perturbation_is_saute_exactly(none):
     (vanilla, batch), (other, _) = make_problem(), make_problem()
     for actor, perturbation in ((vanilla, None), (other, none)):
-        SauteRL().update_actor(actor, batch, perturbation, 1, {})
+        SauteRL(**BALL).update_actor(actor, batch, perturbation, 1, {})
     assert torch.equal(vanilla.theta, other.theta)
 
 
@@ -206,7 +211,7 @@ def test_a_run_learns_from_the_reshaped_reward_and_records_the_tasks():
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, algorithm):
     config = shapo.Config(
         algorithm=algorithm, actor=FisherSAM(0.001), total_steps=4_800, steps_per_epoch=1_200, num_envs=2,
-        hidden_sizes=(16,), seed=3, minibatch_size=100, cost_limit=4.0,
+        hidden_sizes=(16,), seed=6, minibatch_size=100, cost_limit=4.0,
     )  # fmt: skip
     straight, first = Trainer(config), Trainer(config)
     rows = [straight.run_epoch() for _ in range(3)]

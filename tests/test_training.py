@@ -118,7 +118,7 @@ def test_a_run_interrupted_again_and_again_in_one_process_ends_with_the_same_byt
 OTHER = {
     "seed": 2, "cost_limit": 25.0, "gamma": 0.9, "cost_gamma": 0.9, "gae_lambda": 0.8, "cost_gae_lambda": 0.8,
     "critic_lr": 1e-4, "critic_l2": 0.1, "critic_passes": 5, "minibatch_size": 32, "max_grad_norm": 0.01,
-    "hidden_sizes": (8,), "num_envs": 2, "critic": None, "actor": None, "algorithm": shapo.PIDLag(target_kl=0.02),
+    "hidden_sizes": (8,), "num_envs": 2, "critic": None, "actor": None, "algorithm": shapo.PIDLag(target_kl=0.01),
 }  # fmt: skip
 
 
