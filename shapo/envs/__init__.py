@@ -1,25 +1,28 @@
-"""Batched MuJoCo tasks: `make_env(name, num_envs, seed)`, `TASKS`."""
+"""Tasks, stepped together: `make_env(name, num_envs, seed)`, `TASKS`. Adding one is a line of the table below."""
 
 from __future__ import annotations
 
+from itertools import product
 from threading import Lock
 
 import shapo.envs.safety_gymnasium_compat  # isort: skip  # first: it imports gymnasium quietly
 from shapo.envs.batched import BatchedEnv, Task
 from shapo.envs.locomotion import Ant, Walker2d
-from shapo.envs.navigation import PointButton, PointGoal
+from shapo.envs.navigation import Button, Goal
 from shapo.envs.physics import bare_loop
 
 __all__ = ["TASKS", "BatchedEnv", "Task", "bare_loop", "make_env"]
 
+# Sauté's own numbers where OmniSafe sets them for a task.
+_SAUTE = {"PointGoal1": {"saute_gamma": 0.9999, "unsafe_reward": -0.2}}
+# Level 0 of the navigation tasks has no cost: the limit of the others never binds there.
 _BUILDERS = {
     Task(
-        "PointGoal1-v0", "SafetyPointGoal1-v0", cost_limit=10.0, failure_metric="cost rate", action_dim=2,
-        saute_gamma=0.9999, unsafe_reward=-0.2,
-    ): PointGoal,
-    Task(
-        "PointButton1-v0", "SafetyPointButton1-v0", cost_limit=10.0, failure_metric="cost rate", action_dim=2,
-    ): PointButton,
+        f"{name}-v0", f"Safety{name}-v0", cost_limit=10.0, failure_metric="cost rate", action_dim=2,
+        **_SAUTE.get(name, {}),
+    ): Goal if "Goal" in name else Button
+    for name in map("".join, product(("Point", "Car"), ("Goal", "Button"), "012"))
+} | {
     Task("Ant-v4", "Ant-v4", cost_limit=0.0, failure_metric="cumulative failures", action_dim=8): Ant,
     Task("Walker2d-v4", "Walker2d-v4", cost_limit=0.0, failure_metric="cumulative failures", action_dim=6): Walker2d,
 }  # fmt: skip

@@ -1,8 +1,8 @@
-"""The navigation tasks of Safety Gym: PointGoal1 and PointButton1, replayed step for step from safety_gymnasium.
+"""The navigation tasks of Safety Gym: Goal and Button at levels 0 to 2, with Point and Car, replayed step for step.
 
-safety_gymnasium builds each kind of world once (`arena`); from then on layouts are drawn here, from the same
-generator in the same order, and bodies are moved instead of rebuilt. Lidar, reward and cost are computed for
-all environments at once.
+safety_gymnasium builds each kind of world once (`arena`); from then on layouts are drawn here, from the same generator
+in the same order, and bodies are moved instead of rebuilt. Lidar, reward and cost are computed for all environments at
+once. A world with anything in it that is not priced here is refused by name.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from math import cos, pi, sin, sqrt
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -24,6 +25,17 @@ from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium, quick_wo
 _ATTEMPTS = 10_000  # safety_gymnasium gives up on a layout or a goal after so many draws ...
 _ATTEMPTS_PER_OBJECT = 100  # ... and starts a layout again after so many for one object
 _NEIGHBOURS = np.array([-1, 0, 1])[:, None, None]  # the lidar bins an object is seen in, relative to its own
+
+_AGENTS = "Point", "Car"
+_KINDS = "goal", "hazards", "vases", "buttons", "gremlins"
+# Settings that are read here, that nothing here depends on, or that safety_gymnasium changes as it goes. All others
+# must have its own defaults: what they would change is not replayed.
+_READ = {
+    "num", "size", "keepout", "travel", "resampling_delay", "reward_goal", "reward_distance", "is_constrained",
+    "velocity_threshold", "frameskip_binom_n", "num_bins", "max_dist", "alpha", "color", "engine", "agent",
+    "random_generator", "goal_button", "timer",
+}  # fmt: skip
+_PLAIN = {"action_noise": 0, "observe_vision": False, "debug": False, "_is_load_static_geoms": False}
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class Placement:
         return self.x0 + (self.x1 - self.x0) * x, self.y0 + (self.y1 - self.y0) * y
 
     def is_free(self, xy: tuple[float, float], others: Iterable[tuple[float, float, float]]) -> bool:
-        """Say whether `xy` keeps away from the others, each x, y and keepout."""
+        """Whether `xy` keeps away from the others, each x, y and keepout."""
         for x, y, keepout in others:
             dx, dy = xy[0] - x, xy[1] - y
             if sqrt(dx * dx + dy * dy) < keepout + self.keepout:
@@ -58,8 +70,11 @@ class Group:
 
     name: str
     members: slice
-    radius: float
     settings: Mapping[str, float]  # every number safety_gymnasium describes the kind with
+
+    @property
+    def rows(self) -> range:
+        return range(self.members.start, self.members.stop)
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,8 @@ class Arena:
     """All that safety_gymnasium decides about a task before the first random number is drawn."""
 
     model: mujoco.MjModel
-    sensors: int  # numbers read from the model's sensors, first in the observation
+    columns: list[int]  # of the model's sensordata, in the order of the observation
+    quaternions: list[int]  # where sensordata has some; observed as rotation matrices, after the columns
     placements: tuple[Placement, ...]  # in the order they are drawn: the agent, then the groups
     groups: tuple[Group, ...]  # in the order of their lidars in the observation
     extents: tuple[float, float, float, float]  # x0, y0, x1, y1 of the area where objects are put
@@ -79,35 +95,72 @@ class Arena:
     action_space: Box
 
 
+def _unpriced(its: Any, rules: str, max_episode_steps: int) -> list[str]:
+    """What safety_gymnasium's task `its` has that is not replayed here under the rules "Goal" or "Button"."""
+    unknown = [] if type(its.agent).__name__ in _AGENTS else [f"the agent {type(its.agent).__name__}"]
+    if type(its).__name__ not in {f"{rules}Level{level}" for level in range(3)}:
+        unknown.append(f"the rules of {type(its).__name__}")
+    unknown += [f"obstacles {part.name}" for part in its._obstacles if part.name not in _KINDS]
+    plain = _PLAIN | {"num_steps": max_episode_steps}
+    unknown += [f"{name} = {getattr(its, name)!r}" for name in plain if getattr(its, name) != plain[name]]
+    parts = {part.name: part for part in its._obstacles if part.name in _KINDS}
+    names = "lidar_conf", "reward_conf", "cost_conf", "mechanism_conf", "sim_conf"
+    parts |= {name: getattr(its, name) for name in names} | {"sensor_conf": its.agent.sensor_conf}
+    for name, part in parts.items():
+        default = type(part)()
+        for setting in {field.name for field in fields(part)} - _READ:
+            if not np.array_equal(value := getattr(part, setting), getattr(default, setting)):
+                unknown.append(f"{name}.{setting} = {value!r}")
+    for name, (rectangles, _) in its.placements_conf.placements.items():
+        if rectangles is not None or its.placements_conf.margin or its.agent.rot is not None:
+            unknown.append(f"a place of its own for {name}")
+    return unknown
+
+
 @cache
-def arena(reference: str) -> Arena:
-    """Let safety_gymnasium build the world of `reference` once and note what it is made of."""
+def arena(reference: str, rules: str, max_episode_steps: int) -> Arena:
+    """Lets safety_gymnasium build the world of `reference` once, and notes what it is made of.
+
+    rules: of which kind of task, "Goal" or "Button".
+    Raises NotImplementedError naming all that is not replayed exactly.
+    """
     safety_gymnasium = import_safety_gymnasium()
     with quick_worlds():
         env = safety_gymnasium.make(reference)
         env.reset(seed=0)
     task = env.unwrapped.task
-    model = lean_model(task.world.xml_string, task.agent.sensor_conf.sensors)
+    if unknown := _unpriced(task, rules, max_episode_steps):
+        raise NotImplementedError(
+            f"{reference} has what is not replayed exactly: {', '.join(unknown)}. "
+            f"Config(task={reference!r}) trains on safety_gymnasium's own environment"
+        )
+    direct = [*task.agent.sensor_conf.sensors, *task.agent.sensor_info.ballangvel_names]
+    turned = task.agent.sensor_info.ballquat_names
+    model = lean_model(task.world.xml_string, [*direct, *turned])
     bodies = {model.body(b).name for b in range(1, model.nbody)}
     x0, y0, x1, y1 = task.placements_conf.extents
     placements = []
-    for name, (rectangles, keepout) in task.placements_conf.placements.items():
-        if rectangles is not None or task.placements_conf.margin:
-            raise NotImplementedError(f"{reference} restricts where {name} is put; layouts here do not")
+    for name, (_, keepout) in task.placements_conf.placements.items():
         # What a mocap body drags along is a body of its own.
         body = next((body for body in (name, f"{name}obj") if body in bodies), None)
-        area = x0 + keepout, x1 - keepout, y0 + keepout, y1 - keepout
-        placements.append(Placement(name, body, *area, keepout))
+        placements.append(
+            Placement(name, body, x0 + keepout, x1 - keepout, y0 + keepout, y1 - keepout, keepout)
+        )
     groups, row = [], 1
     for obstacle in task._obstacles:
         count = getattr(obstacle, "num", 1)
         settings = {field.name: getattr(obstacle, field.name) for field in fields(obstacle)}
         numbers = {name: value for name, value in settings.items() if isinstance(value, int | float)}
-        groups.append(Group(obstacle.name, slice(row, row + count), obstacle.size, numbers))
+        groups.append(Group(obstacle.name, slice(row, row + count), numbers))
         row += count
     return Arena(
         model=model,
-        sensors=model.nsensordata,
+        columns=[
+            int(model.sensor(name).adr[0]) + k
+            for name in direct
+            for k in range(int(model.sensor(name).dim[0]))
+        ],
+        quaternions=[int(model.sensor(name).adr[0]) for name in turned],
         placements=tuple(placements),
         groups=tuple(groups),
         extents=(x0, y0, x1, y1),
@@ -120,39 +173,49 @@ def arena(reference: str) -> Arena:
     )
 
 
-class PointNavigation(BatchedEnv):
-    """The Point robot drives to one goal after another among objects that it should not touch.
+class Navigation(BatchedEnv):
+    """The robot drives to one goal after another among objects that it should not touch.
 
-    Reward: metres closer to the goal, plus 1 on reaching it. Cost: 1 in every step spent inside a hazard, or
-    with what else the task forbids. `info["goal_met"]` (n,) says who reached a goal in this step. An episode is
-    terminated only if there is no next goal.
+    Reward: metres closer to the goal, plus 1 on reaching it. Cost: 1 in every step spent inside a hazard, or with what
+    else the task forbids; at level 0 nothing is. `info["goal_met"]` (n,) says who reached a goal in this step.
+    An episode is terminated only if there is no next goal.
 
-    Observation: accelerometer, velocimeter, gyro, magnetometer, then one lidar of 16 bins per kind of object.
+    Observation: accelerometer, velocimeter, gyro and magnetometer; of the Car how its rear wheel turns and is turned;
+    then one lidar of 16 bins per kind of object.
     """
 
     _state = ("_positions", "_undrawn", "_last_distance")
+    _rules: str  # of which tasks of safety_gymnasium
     _prize = "goal"  # the kind of object whose settings say what reaching a goal is worth
 
     def __init__(self, task: Task, num_envs: int, seed: int, threads: int = 1) -> None:
-        self.arena = arena(task.reference)
-        self._groups = {group.name: group for group in self.arena.groups}
-        self._goal, self._hazards = self._groups["goal"], self._groups["hazards"]
-        model = self.arena.model
-        physics = Physics(model, num_envs, self.arena.frame_skip, drive=self._driver(task), threads=threads)
-        super().__init__(task, physics, self.arena.observation_space, self.arena.action_space, seed)
+        self.arena = its = arena(task.reference, self._rules, task.max_episode_steps)
+        self._groups = {group.name: group for group in its.groups}
+        self._costly = {name for name, group in self._groups.items() if group.settings["is_constrained"]}
+        self._goal, model = self._groups["goal"], its.model
+        physics = Physics(model, num_envs, its.frame_skip, drive=self._driver(task), threads=threads)
+        super().__init__(task, physics, its.observation_space, its.action_space, seed)
         # Row k of an environment's positions (xy, metres) belongs to placement k; row 0 is the agent.
-        self._positions = np.zeros((num_envs, len(self.arena.placements), 2))
+        self._positions = np.zeros((num_envs, len(its.placements), 2))
         self._undrawn = np.zeros(num_envs, dtype=np.int64)  # see `_generator`
         self._last_distance = np.zeros(num_envs)  # to the goal, before the step
-        names = [placement.body for placement in self.arena.placements]
-        self._bodies = [(row, model.body(name).id) for row, name in enumerate(names) if name]
-        self._body_rows = [row for row, _ in self._bodies]
-        agent = self._bodies[0][1]
+        bodies = {row: model.body(place.body).id for row, place in enumerate(its.placements) if place.body}
+        self._bodies, self._body_rows = list(bodies.items()), list(bodies)
+        agent = bodies[0]
+        self._planar = model.jnt_type[model.body_jntadr[agent]] != mujoco.mjtJoint.mjJNT_FREE
+        self._agent_geoms = frozenset(np.flatnonzero(model.body_rootid[model.geom_bodyid] == agent).tolist())
+        solid = [group for group in its.groups if group.members.start in bodies]
+        self._geoms = {group.name: model.body_geomadr[[bodies[row] for row in group.rows]] for group in solid}
+        vases = self._groups["vases"].rows if "vases" in self._costly else ()
+        slides = [model.jnt_dofadr[model.body_jntadr[bodies[row]]] for row in vases]
+        self._parts = np.cumsum([model.nsensordata, 9, 1, 2 * len(bodies)])
         self._read = physics.reader(
             lambda data: (
                 data.sensordata,
-                data.xmat[agent][:4],  # up to R₁₀, of which R₀₀ and R₁₀ are needed
-                *(data.xpos[body][:2] for _, body in self._bodies),
+                data.xmat[agent],
+                data.xpos[agent][2:],
+                *(data.xpos[body][:2] for body in bodies.values()),
+                *(data.qvel[dof : dof + 3] for dof in slides),
             )
         )
         self._first_bins = self._first_lidar_bins()
@@ -161,35 +224,34 @@ class PointNavigation(BatchedEnv):
 
     @abstractmethod
     def _draw_goal(self, index: int, random: np.random.RandomState) -> bool:
-        """Move the goal of an environment to its next place; return False if there is none."""
+        """Moves the goal of an environment to its next place; False if there is none."""
 
     @abstractmethod
     def _reached(self) -> np.ndarray:
-        """Return (n,) bool: who is at the goal."""
+        """(n,) bool: who is at the goal."""
 
+    @abstractmethod
     def _forbidden(self) -> np.ndarray | bool:
-        """Return (n,) bool: who does what costs, beside being inside a hazard."""
-        return False
+        """(n,) bool: who does what costs, beside being inside a hazard."""
 
     def _driver(self, task: Task) -> Callable[[mujoco.MjData], None] | None:
-        """Return what moves mocap bodies before every MuJoCo step."""
+        """What moves mocap bodies before every MuJoCo step."""
         return None
 
     # What they share
 
     def _first_lidar_bins(self) -> np.ndarray:
-        """Where in the flattened observations the lidar that sees an object begins, (n, objects)."""
-        width, sensors, bins = self.observation_space.shape[1], self.arena.sensors, self.arena.lidar_bins
-        counts = [group.members.stop - group.members.start for group in self.arena.groups]
-        columns = np.repeat(sensors + bins * np.arange(len(counts)), counts)
+        """(n, objects): where in the flattened observations the lidar that sees an object begins."""
+        width, bins = self.observation_space.shape[1], self.arena.lidar_bins
+        counts = [len(group.rows) for group in self.arena.groups]
+        columns = np.repeat(width - bins * np.arange(len(counts), 0, -1), counts)
         return np.arange(self.num_envs)[:, None] * width + columns
 
     def _generator(self, index: int) -> np.random.RandomState:
-        """Return the generator of an environment, where safety_gymnasium's would be by now.
+        """The generator of an environment, where safety_gymnasium's would be by now.
 
-        The reference draws its number of MuJoCo steps from Binomial(10, 1) in every step: always 10, but it
-        costs one uniform number. Nobody sees it until the next layout or goal is drawn, so they are drawn
-        together here.
+        The reference draws its number of MuJoCo steps from Binomial(10, 1) in every step: always 10, but it costs one
+        uniform number. Nobody sees it until the next layout or goal is drawn, so they are drawn together here.
         """
         random = self._random[index]
         random.random_sample(self._undrawn[index])
@@ -210,7 +272,7 @@ class PointNavigation(BatchedEnv):
         self._last_distance[index] = self._goal_distance()[index]
 
     def _draw_layout(self, random: np.random.RandomState) -> list[tuple[float, float]]:
-        """Draw a place for every object, one after the other, rejecting overlaps."""
+        """Draws a place for every object, one after the other, rejecting overlaps."""
         for _ in range(_ATTEMPTS):
             layout: list[tuple[float, float, float]] = []  # x, y and keepout
             for placement in self.arena.placements:
@@ -226,11 +288,12 @@ class PointNavigation(BatchedEnv):
         raise RuntimeError(f"no layout of {self.task.name} found in {_ATTEMPTS} attempts")
 
     def _refresh(self) -> None:
-        """Read the simulators and measure from the agent to every object."""
-        read, sensors = self._read(), self.arena.sensors
-        self._sensors = read[:, :sensors]
-        self._heading = np.arctan2(read[:, sensors + 3], read[:, sensors])
-        self._positions[:, self._body_rows] = read[:, sensors + 4 :].reshape(self.num_envs, -1, 2)
+        """Reads the simulators and measures from the agent to every object."""
+        self._sensors, turned, height, places, slides = np.split(self._read(), self._parts, axis=1)
+        self._turned, self._height = turned.reshape(-1, 3, 3), height
+        self._heading = np.arctan2(turned[:, 3], turned[:, 0])
+        self._positions[:, self._body_rows] = places.reshape(self.num_envs, -1, 2)
+        self._vase_velocity = slides.reshape(self.num_envs, -1, 3)
         self._measure()
 
     def _measure(self) -> None:
@@ -239,11 +302,22 @@ class PointNavigation(BatchedEnv):
         self._distance = np.sqrt(self._dx * self._dx + self._dy * self._dy)
 
     def _distance_to(self, group: Group) -> np.ndarray:
-        """Return the agent's distances to the objects of a group, (n, members), a view."""
+        """(n, members), a view: the agent's distances to the objects of a group."""
         return self._distance[:, group.members.start - 1 : group.members.stop - 1]
 
     def _goal_distance(self) -> np.ndarray:
         return self._distance_to(self._goal)[:, 0]
+
+    def _touches(self) -> np.ndarray:
+        """(n, geoms) bool: what the agent touches."""
+        touched = np.zeros((self.num_envs, self.arena.model.ngeom), dtype=bool)
+        for row, data in zip(touched, self.physics.datas, strict=True):
+            for first, second in data.contact.geom.tolist():
+                if first in self._agent_geoms:
+                    row[second] = True
+                elif second in self._agent_geoms:
+                    row[first] = True
+        return touched
 
     def _outcome(
         self, action: np.ndarray
@@ -253,8 +327,10 @@ class PointNavigation(BatchedEnv):
         distance, reached = self._goal_distance(), self._reached()
         closer, prize = self._last_distance - distance, self._groups[self._prize].settings
         reward = closer * prize["reward_distance"] + reached * prize["reward_goal"]
-        inside = (self._distance_to(self._hazards) < self._hazards.radius).any(axis=1)
-        cost = (inside | self._forbidden()).astype(np.float64)
+        offends = np.zeros(self.num_envs, dtype=bool) | self._forbidden()
+        if "hazards" in self._costly:
+            hazards = self._groups["hazards"]
+            offends |= (self._distance_to(hazards) < hazards.settings["size"]).any(axis=1)
         self._last_distance[:] = distance
         terminated = np.zeros(self.num_envs, dtype=bool)
         if reached.any():
@@ -262,24 +338,44 @@ class PointNavigation(BatchedEnv):
                 terminated[i] = not self._draw_goal(i, self._generator(i))
             self._measure()
             self._last_distance[:] = self._goal_distance()
-        return reward, cost, terminated, {"goal_met": reached}
+        return reward, offends.astype(np.float64), terminated, {"goal_met": reached}
+
+    def _seen(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the agent sees every object: direction (radians, anticlockwise) and distance (metres), (n, objects).
+
+        The Point stays upright. The Car tilts a little, and its lidar with it: what it sees are the objects' places on
+        the ground in its own frame, without their height there.
+        """
+        if self._planar:
+            return np.arctan2(self._dy, self._dx) - self._heading[:, None], self._distance
+        forward, left = (
+            self._turned[:, :1, k] * self._dx
+            + self._turned[:, 1:2, k] * self._dy
+            - self._turned[:, 2:, k] * self._height
+            for k in range(2)
+        )
+        return np.arctan2(left, forward), np.sqrt(forward * forward + left * left)
 
     def observe(self) -> np.ndarray:
-        """Return sensors and lidars, a new array (n, obs_dim).
+        """The current observations, sensors and lidars, a new array (n, obs_dim).
 
         An object at distance d in direction φ (counted in bins, φ = b + f with 0 ≤ f < 1) shows its closeness
-        s = max(0, 1 − d/range) in bin b, f·s in bin b + 1 and (1 − f)·s in bin b − 1. Of several objects a
-        bin shows the closest.
+        s = max(0, 1 − d/range) in bin b, f·s in bin b + 1 and (1 − f)·s in bin b − 1. Of several objects a bin shows
+        the closest.
         """
         self._require_reset("observe")
-        bins = self.arena.lidar_bins
-        observation = np.zeros(self.observation_space.shape)
-        observation[:, : self.arena.sensors] = self._sensors
-        direction = (np.arctan2(self._dy, self._dx) - self._heading[:, None]) * (bins / (2 * pi))
+        its, observation = self.arena, np.zeros(self.observation_space.shape)
+        observation[:, : len(its.columns)] = self._sensors[:, its.columns]
+        for k, start in enumerate(its.quaternions):
+            rotation = observation[:, len(its.columns) + 9 * k :]
+            for i in range(self.num_envs):
+                mujoco.mju_quat2Mat(rotation[i, :9], self._sensors[i, start : start + 4])
+        direction, distance = self._seen()
+        direction = direction * (its.lidar_bins / (2 * pi))
         whole = np.floor(direction)
         fraction = direction - whole
-        closeness = np.maximum(self.arena.lidar_range - self._distance, 0.0) / self.arena.lidar_range
-        seen = (whole.astype(np.int64) + _NEIGHBOURS) % bins + self._first_bins
+        closeness = np.maximum(its.lidar_range - distance, 0.0) / its.lidar_range
+        seen = (whole.astype(np.int64) + _NEIGHBOURS) % its.lidar_bins + self._first_bins
         shown = np.array((1 - fraction, np.ones_like(fraction), fraction)) * closeness
         np.maximum.at(observation.reshape(-1), seen.reshape(-1), shown.reshape(-1))
         return observation
@@ -289,31 +385,34 @@ class PointNavigation(BatchedEnv):
         self._refresh()
 
     def scene(self) -> dict[str, np.ndarray]:
-        """Return what a drawing from above needs, copied; metres and radians.
+        """What a drawing from above needs, copied; metres and radians.
 
-        `agent` (n, 2), `heading` (n,), and for every kind of object its places (n, k, 2), the goal's (n, 2);
-        a `<kind>_radius` () each (for the vase: half its side), `agent_radius` (), and `extents` (4,): x0,
-        y0, x1, y1 of the area where objects are put.
+        `agent` (n, 2), `heading` (n,), and for every kind of object its places (n, k, 2), the goal's (n, 2); a
+        `<kind>_radius` () each (for the vase: half its side), `agent_radius` (), and `extents` (4,): x0, y0, x1, y1 of
+        the area where objects are put.
         """
         self._require_reset("scene")
         scene = {
-            "agent": self._positions[:, 0].copy(),
-            "heading": self._heading.copy(),
-            "agent_radius": np.array(self.arena.agent_radius),
-            "extents": np.array(self.arena.extents),
-        }
+            "agent": self._positions[:, 0].copy(), "heading": self._heading.copy(),
+            "agent_radius": np.array(self.arena.agent_radius), "extents": np.array(self.arena.extents),
+        }  # fmt: skip
         for group in self.arena.groups:
             scene[group.name] = self._positions[:, group.members].copy()
-            scene[f"{group.name}_radius"] = np.array(group.radius)
+            scene[f"{group.name}_radius"] = np.array(group.settings["size"])
         scene["goal"] = scene["goal"][:, 0]
         return scene
 
 
-class PointGoal(PointNavigation):
-    """The goals are discs to drive into, drawn anywhere free; a vase is in the way."""
+class Goal(Navigation):
+    """The goals are discs to drive into, drawn anywhere free. At level 1 a vase is in the way.
+
+    At level 2 ten are, and it costs to touch one, or that one moves.
+    """
+
+    _rules = "Goal"
 
     def _draw_goal(self, index: int, random: np.random.RandomState) -> bool:
-        """Move the goal to a free place; return False, with the goal where it was, if none was found."""
+        """Moves the goal to a free place; False, with the goal where it was, if none was found."""
         row = self._goal.members.start
         placement = self.arena.placements[row]
         places = zip(self._positions[index].tolist(), self.arena.placements, strict=True)
@@ -326,39 +425,41 @@ class PointGoal(PointNavigation):
         return False
 
     def _reached(self) -> np.ndarray:
-        return self._goal_distance() <= self._goal.radius
+        return self._goal_distance() <= self._goal.settings["size"]
+
+    def _forbidden(self) -> np.ndarray | bool:
+        if "vases" not in self._costly:
+            return False
+        speed = np.sqrt(np.square(self._vase_velocity).sum(axis=2))
+        moving = (speed >= self._groups["vases"].settings["velocity_threshold"]).any(axis=1)
+        return moving | self._touches()[:, self._geoms["vases"]].any(axis=1)
 
 
-class PointButton(PointNavigation):
-    """The goal is one of four buttons, to be touched; the others must not be, nor the circling gremlins.
+class Button(Navigation):
+    """The goal is one of four buttons, to be touched. From level 1 on the others must not be, nor circling gremlins.
 
-    A wrong button costs 1 in every step it is touched, a gremlin too. For ten steps after the right one was
-    pressed, the buttons are dark: their lidar reads 0, and wrong ones cost nothing. The next goal may be the
-    same button, which then is pressed again at once.
+    A wrong button costs 1 in every step it is touched, a gremlin too. For ten steps after the right one was pressed,
+    the buttons are dark: their lidar reads 0, and wrong ones cost nothing. The next goal may be the same button, which
+    then is pressed again at once.
     """
 
-    _state = (*PointNavigation._state, "_target", "_dark")
-    _prize = "buttons"
+    _rules, _prize = "Button", "buttons"
+    _state = (*Navigation._state, "_target", "_dark")
 
     def __init__(self, task: Task, num_envs: int, seed: int, threads: int = 1) -> None:
         super().__init__(task, num_envs, seed, threads)
-        buttons, gremlins = self._groups["buttons"].members, self._groups["gremlins"].members
-        self._buttons, self._delay = buttons, self._groups["buttons"].settings["resampling_delay"]
+        buttons = self._groups["buttons"]
+        self._buttons, self._delay = buttons.members, buttons.settings["resampling_delay"]
         self._target = np.zeros(num_envs, dtype=np.int64)  # which button is the goal
         self._dark = np.zeros(num_envs, dtype=np.int64)  # steps until the buttons light up again
-        self._limits = {"target": buttons.stop - buttons.start - 1, "dark": self._delay}
-        model = self.arena.model
-        geoms = np.array([model.body_geomadr[body] for _, body in self._bodies])
-        rows = np.array(self._body_rows)
-        self._button_geoms = geoms[(buttons.start <= rows) & (rows < buttons.stop)]
-        self._gremlin_geoms = geoms[(gremlins.start <= rows) & (rows < gremlins.stop)]
-        self._agent_geoms = frozenset(np.flatnonzero(model.geom_bodyid == self._bodies[0][1]).tolist())
         self._each = np.arange(num_envs)
-        first = self._first_bins[0, buttons.start - 1]
+        first = self._first_bins[0, self._buttons.start - 1]
         self._button_lidar = slice(first, first + self.arena.lidar_bins)
 
-    def _driver(self, task: Task) -> Callable[[mujoco.MjData], None]:
-        """Lead all gremlins round, each about its place: where to, is a table over the steps of an episode."""
+    def _driver(self, task: Task) -> Callable[[mujoco.MjData], None] | None:
+        """Leads all gremlins round, each about its place: where to, is a table over the steps of an episode."""
+        if "gremlins" not in self._groups:
+            return None
         settings, model = self._groups["gremlins"].settings, self.arena.model
         timestep, time = model.opt.timestep, 0.0
         path = np.empty((task.max_episode_steps * self.arena.frame_skip, model.nmocap, 3))
@@ -376,7 +477,7 @@ class PointButton(PointNavigation):
         self._dark[index] = 0
 
     def _draw_goal(self, index: int, random: np.random.RandomState) -> bool:
-        """Make a button the goal, perhaps the one that was; there always is one."""
+        """Makes a button the goal, perhaps the one that was; there always is one."""
         buttons = self._positions[index, self._buttons]
         self._target[index] = random.choice(len(buttons))
         self._positions[index, self._goal.members] = buttons[self._target[index]]
@@ -390,25 +491,16 @@ class PointButton(PointNavigation):
         self._dark[:] = np.where(info["goal_met"], self._delay, np.maximum(self._dark - 1, 0))
         return (*outcome, info)
 
-    def _touches(self) -> np.ndarray:
-        """Return (n, geoms) bool: what the agent touches."""
-        touched = np.zeros((self.num_envs, self.arena.model.ngeom), dtype=bool)
-        for row, data in zip(touched, self.physics.datas, strict=True):
-            for first, second in data.contact.geom.tolist():
-                if first in self._agent_geoms:
-                    row[second] = True
-                elif second in self._agent_geoms:
-                    row[first] = True
-        return touched
-
     def _reached(self) -> np.ndarray:
-        return self._touched[self._each, self._button_geoms[self._target]]
+        return self._touched[self._each, self._geoms["buttons"][self._target]]
 
-    def _forbidden(self) -> np.ndarray:
-        wrong = self._touched[:, self._button_geoms]
+    def _forbidden(self) -> np.ndarray | bool:
+        if "buttons" not in self._costly:
+            return False
+        wrong = self._touched[:, self._geoms["buttons"]]
         wrong[self._each, self._target] = False
         lit = self._dark == 0
-        return (lit & wrong.any(axis=1)) | self._touched[:, self._gremlin_geoms].any(axis=1)
+        return (lit & wrong.any(axis=1)) | self._touched[:, self._geoms["gremlins"]].any(axis=1)
 
     def observe(self) -> np.ndarray:
         observation = super().observe()
@@ -417,7 +509,7 @@ class PointButton(PointNavigation):
 
 
 def _place(model: mujoco.MjModel, body: int, xy: tuple[float, float], angle: float) -> None:
-    """Put a body where a compiled world would have it; its height stays."""
+    """Puts a body where a compiled world would have it; its height stays."""
     quaternion = np.array([cos(angle / 2), 0.0, 0.0, sin(angle / 2)])
     mujoco.mju_normalize4(quaternion)
     model.body_pos[body, :2] = xy

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -68,7 +69,36 @@ def import_safety_gymnasium() -> ModuleType:
     if "safety_gymnasium" not in sys.modules:
         with _array_defaults_in_dataclasses():
             importlib.import_module("safety_gymnasium")
+        _let_arrays_of_one_be_numbers()
     return sys.modules["safety_gymnasium"]
+
+
+def _let_arrays_of_one_be_numbers() -> None:
+    """Lets agents with joints be built: it indexes joints with arrays of one number, and reads their angles as such.
+
+    MuJoCo 3 and NumPy 2.4 no longer take these for numbers. This stays, inside its module of agents alone.
+    """
+    agents = importlib.import_module("safety_gymnasium.bases.base_agent")
+    agents.float = lambda value: np.asarray(value).item()
+    init_sensors = agents.BaseAgent._init_jnt_sensors
+
+    class Indexed:
+        def __init__(self, model: mujoco.MjModel) -> None:
+            self.model = model
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.model, name)
+
+        def jnt(self, index: Any) -> Any:
+            return self.model.jnt(np.asarray(index).item())
+
+    def init(agent: Any) -> None:
+        model = agent.engine.model
+        agent.engine.model = Indexed(model)
+        init_sensors(agent)
+        agent.engine.model = model
+
+    agents.BaseAgent._init_jnt_sensors = init
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def test_resets_with_and_without_seed():
     np.testing.assert_array_equal(first[1], make_env(TASK, seed=10).reset()[0][0])
 
 
-@pytest.mark.parametrize("task", [TASK, "PointButton1-v0"])
+@pytest.mark.parametrize("task", [TASK, "PointButton1-v0", "CarGoal1-v0"])
 def test_restored_environments_continue_bit_for_bit(task, tmp_path):
     """From the middle of an episode, in this process and another, across goals and the ends of episodes."""
     env = make_env(task, num_envs=3)
@@ -132,7 +132,7 @@ def test_importing_and_building_is_silent():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"task": "PointGoal2-v0"}, ValueError, "unknown task 'PointGoal2-v0'.*PointGoal1-v0"),
+        ({"task": "PointGoal9-v0"}, ValueError, "unknown task 'PointGoal9-v0'.*PointGoal1-v0"),
         ({"num_envs": 0}, ValueError, "num_envs must be at least 1, got 0"),
         ({"num_envs": 2.0}, TypeError, "num_envs must be an integer, got 2.0"),
         ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
@@ -148,12 +148,14 @@ def test_refuses_bad_arguments(arguments, error, message):
 
 def test_every_task_names_its_numbers():
     numbers = {name: (task.cost_limit, task.failure_metric) for name, task in TASKS.items()}
-    assert numbers == {
-        "PointGoal1-v0": (10, "cost rate"),
-        "PointButton1-v0": (10, "cost rate"),
-        "Ant-v4": (0, "cumulative failures"),
-        "Walker2d-v4": (0, "cumulative failures"),
+    kinds = (f"{kind}{level}" for kind in ("Goal", "Button") for level in range(3))
+    navigation = {f"{robot}{kind}-v0": (10, "cost rate") for kind in kinds for robot in ("Point", "Car")}
+    falls = dict.fromkeys(("Ant-v4", "Walker2d-v4"), (0, "cumulative failures"))
+    assert numbers == navigation | falls
+    special = {
+        name for name, task in TASKS.items() if (task.saute_gamma, task.unsafe_reward) != (0.999, -1.0)
     }
+    assert special == {"PointGoal1-v0"}
     assert all(name == task.name and task.max_episode_steps == 1000 for name, task in TASKS.items())
 
 
