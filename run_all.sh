@@ -100,7 +100,7 @@ run_tests() {
     .venv/bin/ruff check . || failed="$failed ruff-check"
     .venv/bin/ruff format --check . || failed="$failed ruff-format"
     .venv/bin/python -m pytest || failed="$failed pytest"
-    .venv/bin/python -m shapo.notebooks --jobs 0 "$@" || failed="$failed notebooks"
+    .venv/bin/python -m notebooks.run --jobs 0 "$@" || failed="$failed notebooks"
     if [ -n "$failed" ]; then
         echo "FAILED:$failed" >&2
         return 1
@@ -123,15 +123,15 @@ python="$(find_python)" # reads the options before set-up, so a mistake in them 
 
 case "$command" in
     run | test)
-        "$python" -I shapo/notebooks.py --check "$@"
+        "$python" -I notebooks/run.py --check "$@"
         set_up "$python"
-        if [ "$command" = test ]; then run_tests "$@"; else exec .venv/bin/python -m shapo.notebooks "$@"; fi
+        if [ "$command" = test ]; then run_tests "$@"; else exec .venv/bin/python -m notebooks.run "$@"; fi
         ;;
     verify)
         [[ "$*" =~ ^([1-9][0-9]*|all)(\ --(seed\ [0-9]+|study\ [^ -][^ ]*))*$ ]] ||
             fail "verify takes N [--seed S] [--study NAME], with N from 1, or all; not: $*"
         set_up "$python"
-        exec .venv/bin/python -m shapo.packing verify "$@"
+        exec .venv/bin/python -m shapo.experiments verify "$@"
         ;;
     setup)
         [ $# -eq 0 ] || { [ $# -eq 1 ] && [ "$1" = --peers ]; } || fail "setup takes only --peers, not: $*"

@@ -8,10 +8,12 @@ The method is `shapo.sharpness`; read that file first.
 
 from shapo.envs import make_env  # isort: skip  # first: it imports gymnasium quietly
 from shapo.algorithms import CPO, CRPO, PIDLag, SauteRL, TRPOLag
-from shapo.config import Config
-from shapo.differentiable import PPO, SHAC, RobotConfig
-from shapo.profiles import PROFILES
-from shapo.run import Run
+from shapo.algorithms.config import Config
+from shapo.experiments.profiles import PROFILES
+from shapo.robots import PPO, SHAC, RobotConfig
+from shapo.runs.run import Run
+from shapo.runs.study import Study
+from shapo.runs.train import train
 from shapo.sharpness import (
     AdaptiveSAM,
     EuclideanSAM,
@@ -23,8 +25,6 @@ from shapo.sharpness import (
     delta_from_alpha,
     trust_region_step,
 )
-from shapo.studies import Study
-from shapo.training import train
 
 __version__ = "0.1.0"
 __all__ = [

@@ -21,8 +21,87 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from shapo.checks import AT_LEAST_0, POSITIVE, TAIL, NonFiniteError, check
-from shapo.fisher import Fisher
-from shapo.sample_size import Samples
+
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    iterations: int = 15,
+    tolerance: float = 1e-10,
+    start: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, int]:
+    """Solves F x = b for a symmetric positive definite F given as v ↦ F v (Hestenes and Stiefel 1952).
+
+    Stops after `iterations` products, or when ‖b − F x‖ ≤ tolerance · ‖b‖.
+    start: a pair (x, F x) to start from; zero by default.
+    Returns x, the residual b − F x, and the number of products.
+    """
+    x, residual = (torch.zeros_like(b), b.clone()) if start is None else (start[0].clone(), b - start[1])
+    direction, squared = residual.clone(), residual @ residual
+    enough = (tolerance * b.norm()) ** 2
+    for iteration in range(iterations):
+        if squared <= enough:
+            return x, residual, iteration
+        image = product(direction)
+        alpha = squared / (direction @ image)
+        x += alpha * direction
+        residual -= alpha * image
+        previous, squared = squared, residual @ residual
+        direction = residual + (squared / previous) * direction
+    return x, residual, iterations
+
+
+class Fisher:
+    """F + damping · I as a linear operator; `fisher(v)` is its product with v, `fisher.solve(b)` its inverse's with b.
+
+    product: v ↦ F v, for v of shape (P,). iterations, tolerance: of the conjugate gradient.
+    """
+
+    def __init__(
+        self,
+        product: Callable[[Tensor], Tensor],
+        *,
+        damping: float = 0.0,
+        iterations: int = 15,
+        tolerance: float = 1e-10,
+    ):
+        self.product, self.damping = product, damping
+        self.iterations, self.tolerance = iterations, tolerance
+        self.solves: list[int] = []  # products used by each solve
+        self._last: tuple[Tensor, Tensor, float] | None = None
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return self.product(v) + self.damping * v
+
+    def solve(self, b: Tensor) -> tuple[Tensor, Tensor]:
+        """x ≈ F⁻¹ b and F x, both (P,).
+
+        A SHAPO update solves twice, for g and then for g̃ ≈ g. Where the best multiple of the last solution is better
+        than nothing, a solve starts there and stops at the last one's relative residual: equal accuracy, less work.
+        """
+        start, tolerance = None, self.tolerance
+        if self._last is not None:
+            x, image, reached = self._last
+            scale = (b @ x) / (x @ image)  # argmin over c of the F-norm error of c x
+            if (b - scale * image).norm() < b.norm():
+                start, tolerance = (scale * x, scale * image), max(tolerance, min(reached, 0.1))
+        x, residual, used = conjugate_gradient(
+            self, b, iterations=self.iterations, tolerance=tolerance, start=start
+        )
+        self.solves.append(used)
+        image = b - residual
+        if used:
+            self._last = (x, image, float(residual.norm() / b.norm()))
+        return x, image
+
+
+class Euclidean(Fisher):
+    """The identity in place of a Fisher matrix, at parameters theta (P,): the geometry of SHAC, which knows no KL."""
+
+    def __init__(self, theta: Tensor):
+        super().__init__(lambda v: v)
+        self.theta = theta
 
 
 def trust_region_step(
@@ -118,7 +197,7 @@ class EffectiveAlpha:
     def __post_init__(self):
         check(self, alpha=TAIL)
 
-    def __call__(self, samples: Samples) -> float:
+    def __call__(self, samples) -> float:  # an algorithms.sample_size.Samples
         return delta_from_alpha(self.alpha, samples.effective)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.distributions import Normal
 
-from shapo.advantages import Batch
-from shapo.networks import GaussianActor
+from shapo.algorithms.advantages import Batch
+from shapo.algorithms.networks import GaussianActor
 
 BALL = {"target_kl": 0.01, "cg_damping": 0.1}  # of the whole action: what a bare baseline has to be told
 

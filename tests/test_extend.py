@@ -11,8 +11,8 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn.utils import parameters_to_vector
 
 import shapo
+from shapo.algorithms.fisher import GaussianFisher
 from shapo.algorithms.trust_region import standardised
-from shapo.fisher import GaussianFisher
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "11_extend.ipynb"
 

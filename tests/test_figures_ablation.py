@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shapo import experiments, figures
+from shapo import figures
+from shapo.experiments import safety as experiments
+from shapo.experiments.report import comparison
 from shapo.figures.ablation import ACTORS, CRITICS, look
-from shapo.report import comparison
 
 VARIANTS = ("vanilla", "SHAPO Actor", "SHAPO", "E-SAM", "E-SAM ρ = 0.1", "E-SAM ρ = 0.3")
 RHO = {"E-SAM ρ = 0.1": 0.1, "E-SAM ρ = 0.3": 0.3}

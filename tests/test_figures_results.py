@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shapo import experiments, figures, report, statistics
+from shapo import figures
+from shapo.experiments import report, statistics
+from shapo.experiments import safety as experiments
 
 X = {"PointGoal1-v0": "cost_rate", "Walker2d-v4": "failures"}
 LABELS = {metric: label for metric, (label, _) in experiments.METRICS.items()}

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from shapo import figures
-from shapo.differentiable.landscape import of_exact
 from shapo.figures.robustness import COLOURS
+from shapo.robots.landscape import of_exact
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,9 @@ import torch
 import yaml
 
 import shapo
-from shapo.fisher import GaussianFisher
-from shapo.networks import GaussianActor
-from shapo.notebooks import ROOT, declared_parameters
+from notebooks.run import ROOT, declared_parameters
+from shapo.algorithms.fisher import GaussianFisher
+from shapo.algorithms.networks import GaussianActor
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
@@ -85,7 +85,7 @@ def test_the_script_supports_the_pythons_that_the_package_supports():
 def test_every_import_is_declared():
     declared = pins(PINNED).keys() | requirements("no-deps.txt").keys() | requirements("peers.txt").keys()
     known = importlib.metadata.packages_distributions()
-    ours = {"shapo", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    ours = {"shapo", "notebooks", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     sources = {path: path.read_text() for path in tracked() if path.suffix == ".py"}
     for path in NOTEBOOKS:
         cells = nbformat.read(path, 4).cells
@@ -172,3 +172,32 @@ def test_notebook_is_committed_as_a_source(path: Path):
             f"cell {cell.id} has been committed with its output"
         )
         assert len(cell.source.splitlines()) <= 30, f"cell {cell.id} is longer than 30 lines"
+
+
+BELOW = {  # room -> what it may import, of shapo
+    "checks": set(),
+    "sharpness": {"checks"},
+    "envs": {"checks"},
+    "runs": {"checks"},
+    "algorithms": {"runs", "sharpness", "envs", "checks"},
+    "robots": {"algorithms", "runs", "sharpness", "envs", "checks"},
+    "experiments": {"robots", "algorithms", "runs", "sharpness", "envs", "checks"},
+    "peers": {"experiments", "robots", "algorithms", "runs", "sharpness", "envs", "checks"},
+    "figures": {"experiments", "robots", "algorithms", "runs", "sharpness", "envs", "checks"},
+}
+
+
+def test_rooms_import_downwards_only():
+    for path in (ROOT / "shapo").rglob("*.py"):
+        parts = path.relative_to(ROOT / "shapo").with_suffix("").parts
+        if parts == ("__init__",):
+            continue
+        assert parts[0] in BELOW, f"{path.name} lies outside every room"
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{path}: imports are absolute"
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            rooms = {name.split(".")[1] for name in names if name.startswith("shapo.")}
+            above = rooms - BELOW[parts[0]] - {parts[0]}
+            assert not above, f"{'/'.join(parts)} imports {above}"

@@ -14,11 +14,11 @@ import nbformat
 import psutil
 import pytest
 
-from shapo import notebooks
-from shapo.notebook_html import mathml, to_html
-from shapo.notebooks import ROOT
+from notebooks import run as notebooks
+from notebooks.page import mathml, to_html
+from notebooks.run import ROOT
 
-COMMAND = [sys.executable, "-m", "shapo.notebooks"]
+COMMAND = [sys.executable, "-m", "notebooks.run"]
 GOOD = r"""
 import os, sys
 from tqdm import tqdm
@@ -229,9 +229,9 @@ def fresh_clone(tmp_path):
     for name in ("run_all.sh", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
-    (tmp_path / "shapo").mkdir()
-    for name in ("notebooks.py", "profiles.py"):
-        shutil.copy(ROOT / "shapo" / name, tmp_path / "shapo")
+    for name in ("notebooks/run.py", "shapo/experiments/profiles.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     write(tmp_path / "notebooks", "00_good", GOOD)
 
     def call(*arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess:

@@ -7,12 +7,13 @@ import pytest
 import scipy.optimize
 import torch
 
+from shapo.algorithms.critics import Critics
+from shapo.algorithms.fisher import GaussianFisher
+from shapo.algorithms.networks import GaussianActor
 from shapo.checks import NonFiniteError
-from shapo.critics import Critics
-from shapo.fisher import Fisher, GaussianFisher
-from shapo.networks import GaussianActor
 from shapo.sharpness import (
     EuclideanSAM,
+    Fisher,
     FisherSAM,
     FixedAlpha,
     FixedDelta,

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shapo.advantages import Batch
+from shapo.algorithms.advantages import Batch
 from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
-from shapo.fisher import Fisher, conjugate_gradient
+from shapo.sharpness import Fisher, conjugate_gradient
 
 MARGIN = 0.1  # of the change in cost that the ball allows; what a step asks for at the limit itself
 FREE, BINDING, RECOVERY = 0.0, 1.0, 2.0  # the constraint is slack at the solution, an equality, out of reach

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from shapo.advantages import Batch
+from shapo.algorithms.advantages import Batch
 from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
 from shapo.checks import AT_LEAST_0, check, filled, optional
 from shapo.envs.batched import Task

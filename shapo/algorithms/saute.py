@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Box
 from gymnasium.vector.utils import batch_space
 
-from shapo.advantages import Rollout
+from shapo.algorithms.advantages import Rollout
 from shapo.algorithms.trust_region import TrustRegion
 from shapo.checks import FINITE, check, filled, optional, real
 from shapo.envs.batched import Task

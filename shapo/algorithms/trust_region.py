@@ -10,13 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shapo.advantages import Batch, Rollout
+from shapo.algorithms.advantages import Batch, Rollout
+from shapo.algorithms.fisher import GaussianFisher
+from shapo.algorithms.networks import GaussianActor, gaussian_kl, gaussian_log_prob
+from shapo.algorithms.sample_size import Samples
 from shapo.checks import AT_LEAST_0, BELOW_1, POSITIVE, NonFiniteError, check, filled, optional, whole
 from shapo.envs.batched import Task
-from shapo.fisher import Fisher, GaussianFisher, conjugate_gradient
-from shapo.networks import GaussianActor, gaussian_kl, gaussian_log_prob
-from shapo.sample_size import Samples
-from shapo.sharpness import Perturbation, sharpness_aware_gradient, trust_region_step
+from shapo.sharpness import (
+    Fisher,
+    Perturbation,
+    conjugate_gradient,
+    sharpness_aware_gradient,
+    trust_region_step,
+)
 
 State = dict[str, float | tuple[float, ...]]
 

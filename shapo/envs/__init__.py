@@ -9,9 +9,8 @@ import shapo.envs.safety_gymnasium_compat  # isort: skip  # first: it imports gy
 from shapo.envs.batched import BatchedEnv, Task
 from shapo.envs.locomotion import Ant, Walker2d
 from shapo.envs.navigation import Button, Goal
-from shapo.envs.physics import bare_loop
 
-__all__ = ["TASKS", "BatchedEnv", "Task", "bare_loop", "make_env"]
+__all__ = ["TASKS", "BatchedEnv", "Task", "make_env"]
 
 # Sauté's own numbers where OmniSafe sets them for a task.
 _SAUTE = {"PointGoal1": {"saute_gamma": 0.9999, "unsafe_reward": -0.2}}

@@ -200,28 +200,3 @@ class Physics:
             self.restart(i)
             mujoco.mj_setState(model, data, state["integration"][i], _STATE)
             mujoco.mj_forward(model, data)  # the derived quantities, which mj_step2 builds on
-
-
-def bare_loop(physics: Physics, controls: np.ndarray) -> list[mujoco.MjData]:
-    """Step copies of the worlds as plainly as Python can call MuJoCo: the yardstick of the benchmarks.
-
-    Args:
-        physics: the worlds to copy; it is not changed.
-        controls: (steps, n, nu).
-
-    Returns:
-        The copies' data after the last step.
-    """
-    models = [copy.deepcopy(model) for model in physics.models]
-    datas = [copy.copy(data) for data in physics.datas]
-    for control in controls:
-        for model, data, row in zip(models, datas, control, strict=True):
-            data.ctrl[:] = row
-            for _ in range(physics.frame_skip if physics.drive else 0):
-                physics.drive(data)
-                mujoco.mj_step(model, data)
-            if physics.drive is None:
-                mujoco.mj_step(model, data, nstep=physics.frame_skip)
-            if physics.settle:
-                mujoco.mj_forward(model, data)
-    return datas

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from shapo.experiments import METRICS, tail_level
+from shapo.experiments.safety import METRICS, tail_level
 from shapo.figures.style import BLACK, EUCLIDEAN, GREY, PAGE, PLAIN, SHAPO, one_legend, plain_log, use_style
 
 ACTORS = {"no perturbation": PLAIN, "Fisher": SHAPO, "Euclidean": EUCLIDEAN, "another": BLACK}

@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from shapo.experiments.statistics import iqm
 from shapo.figures.results import LIMIT, VARIANTS, nothing
 from shapo.figures.style import PAGE, short_count, use_style
-from shapo.statistics import iqm
 
 Costs = Mapping[tuple[str, str, str], Sequence[pd.DataFrame]]  # (task, baseline, variant) -> a table per seed
 Curve = Callable[[str, pd.DataFrame], ArrayLike]  # (task, table of a seed) -> heights on the task's grid

@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from shapo.experiments.statistics import pareto_front
 from shapo.figures.style import BLACK, GREEN, ORANGE, PAGE, PINK, PLAIN, RED, SHAPO, SKY, use_style
-from shapo.statistics import pareto_front
 
 VARIANTS = {"vanilla": PLAIN, "SHAPO": SHAPO}
 LOOKS = {  # of the baselines; their shapes tell them apart where there is no colour

@@ -5,9 +5,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from shapo.envs import TASKS, bare_loop, make_env
+from shapo.envs import TASKS, make_env
 from shapo.envs.physics import Physics, lean_model
 from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium, quick_worlds
+from shapo.peers.stepping import bare_loop
 
 # What moves, and what the solver starts from. (The packed state counts bodies too; the lean model has fewer.)
 STATE = ("qpos", "qvel", "qacc", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat")

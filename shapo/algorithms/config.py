@@ -1,0 +1,136 @@
+"""Config: everything that defines a run, in one frozen dataclass of plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from shapo import algorithms, sharpness
+from shapo.algorithms import ALGORITHMS, TrustRegion
+from shapo.algorithms.networks import GaussianActor, Policy, RunningNormalizer
+from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, check, optional, whole
+from shapo.envs import TASKS, BatchedEnv, make_env
+from shapo.runs.identity import RunConfig, describe
+from shapo.runs.store import unprefixed
+from shapo.sharpness import EuclideanSAM, Perturbation
+
+if TYPE_CHECKING:
+    from shapo.algorithms.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """One training run. Defaults are those SafePO and OmniSafe agree on; those of the actor's update, and of the
+    multiplier, are fields of the algorithm. A field that is None stands for the task's own value, which `resolved` has.
+    Raises ValueError or TypeError, naming the field, for what cannot be run.
+    """
+
+    method: ClassVar[int] = (
+        2  # 1 had an absolute trust region and tolerance, whatever the task's action and cost limit
+    )
+    vocabulary: ClassVar[dict[str, Any]] = vars(algorithms) | vars(sharpness)
+    shown: ClassVar[dict[str, str]] = {
+        "return": "episode_return", "cost": "episode_cost", "λ": "lagrangian_multiplier", "KL": "kl",
+    }  # fmt: skip
+    episode_columns: ClassVar[tuple[str, ...]] = ("steps", "env", "return", "cost", "length", "failed")
+
+    task: str = "PointGoal1-v0"  # a name in shapo.envs.TASKS
+    algorithm: str | TrustRegion = "PIDLag"  # a name in shapo.algorithms.ALGORITHMS, or an instance
+    actor: Perturbation | None = None  # FisherSAM: SHAPO; EuclideanSAM: E-SAM; None: the baseline
+    critic: EuclideanSAM | None = None  # SAM of both critics; None: plain
+    total_steps: int = 2_000_000  # environment steps, all environments together
+    seed: int = 0  # of everything random in the run
+    cost_limit: float | None = None  # β, mean cost of an episode; None: the task's own
+    num_envs: int = 20  # environments stepped together
+    steps_per_epoch: int = 20_000  # environment steps between updates, all environments together
+    hidden_sizes: tuple[int, ...] = (64, 64)  # tanh layers of actor and critics
+    gamma: float = 0.99  # discount of reward
+    cost_gamma: float = 0.99  # discount of cost
+    gae_lambda: float = 0.95  # λ of the reward's generalised advantages
+    cost_gae_lambda: float = 0.95  # λ of the cost's
+    critic_lr: float = 1e-3  # Adam step size
+    critic_passes: int = 10  # passes over the batch an epoch
+    minibatch_size: int = 128  # samples a critic step
+    critic_l2: float = 1e-3  # coefficient of ‖φ‖² in the critic's loss
+    max_grad_norm: float = 40.0  # each critic's gradient is clipped to this norm
+
+    def __post_init__(self):
+        if not isinstance(self.task, str) or self.task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}; got {self.task!r}")
+        if isinstance(self.algorithm, str):
+            if self.algorithm not in ALGORITHMS:
+                raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}; got {self.algorithm!r}")
+            object.__setattr__(self, "algorithm", ALGORITHMS[self.algorithm]())
+        if not isinstance(self.algorithm, TrustRegion):
+            raise TypeError(f"algorithm must be a name or a TrustRegion instance; got {self.algorithm!r}")
+        if self.actor is not None and (isinstance(self.actor, type) or not callable(self.actor)):
+            raise TypeError(
+                f"actor must be None or a perturbation such as FisherSAM(0.001); got {self.actor!r}"
+            )
+        if self.critic is not None and not isinstance(self.critic, EuclideanSAM):
+            raise TypeError(f"critic must be None or EuclideanSAM(rho); got {self.critic!r}")
+        self._check_numbers()
+        describe(self.resolved)  # a perturbation that cannot be named cannot be stored either: say so now
+
+    def _check_numbers(self) -> None:
+        check(
+            self, total_steps=whole(1), seed=whole(0), num_envs=whole(1), steps_per_epoch=whole(1),
+            critic_passes=whole(1), minibatch_size=whole(1), cost_limit=optional(AT_LEAST_0), critic_lr=AT_LEAST_0,
+            critic_l2=AT_LEAST_0, max_grad_norm=POSITIVE, gamma=UNIT, cost_gamma=UNIT, gae_lambda=UNIT,
+            cost_gae_lambda=UNIT,
+        )  # fmt: skip
+        sizes = self.hidden_sizes
+        if not isinstance(sizes, list | tuple) or not sizes:
+            raise ValueError(f"hidden_sizes must be a tuple of layer sizes such as (64, 64); got {sizes!r}")
+        object.__setattr__(self, "hidden_sizes", tuple(whole(1)("hidden_sizes", size) for size in sizes))
+        if self.steps_per_epoch % self.num_envs:
+            raise ValueError(
+                f"num_envs must divide steps_per_epoch = {self.steps_per_epoch}; got num_envs = {self.num_envs}"
+            )
+        if self.total_steps % self.steps_per_epoch:
+            raise ValueError(
+                f"total_steps must be a multiple of steps_per_epoch = {self.steps_per_epoch}; got {self.total_steps}"
+            )
+        if self.minibatch_size > self.steps_per_epoch:
+            raise ValueError(
+                f"minibatch_size must be at most steps_per_epoch = {self.steps_per_epoch}; got {self.minibatch_size}"
+            )
+
+    @cached_property
+    def resolved(self) -> Config:
+        task = TASKS[self.task]
+        cost_limit = float(task.cost_limit) if self.cost_limit is None else self.cost_limit
+        algorithm = self.algorithm.resolved(task, cost_limit)
+        if (cost_limit, algorithm) == (self.cost_limit, self.algorithm):
+            return self
+        return replace(self, cost_limit=cost_limit, algorithm=algorithm)
+
+    @property
+    def epochs(self) -> int:
+        """Updates in the run."""
+        return self.total_steps // self.steps_per_epoch
+
+    def make_env(self, num_envs: int = 1, seed: int = 0) -> BatchedEnv:
+        """The task as this run's policy sees it: `shapo.make_env`, and around it what the baseline adds to observations
+        (Sauté: the budget left). Rewards and costs are the task's own.
+        """
+        run = self.resolved
+        return run.algorithm.wrap(make_env(self.task, num_envs=num_envs, seed=seed), run.cost_limit)
+
+    def trainer(self) -> Trainer:
+        """What `shapo.train` trains this config with."""
+        from shapo.algorithms.trainer import Trainer  # which needs this module
+
+        return Trainer(self)
+
+    def policy(self, arrays: dict[str, np.ndarray]) -> Policy:
+        """The policy in a checkpoint's arrays."""
+        normalizer = RunningNormalizer(len(arrays["normalizer/mean"]))
+        normalizer.load_state_dict(unprefixed("normalizer", arrays))
+        obs_dim = len(normalizer.mean) + self.algorithm.extra_observations
+        actor = GaussianActor(obs_dim, TASKS[self.task].action_dim, self.hidden_sizes)
+        actor.load_state_dict(unprefixed("actor", arrays))
+        return Policy(actor, normalizer)

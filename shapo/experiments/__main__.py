@@ -1,0 +1,80 @@
+"""The command line of results.
+
+python -m shapo.experiments pack all --profile laptop    writes figures/data/laptop/ from the run store
+python -m shapo.experiments verify 3                     retrains 3 shipped runs, drawn at random, and compares
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from shapo.experiments import robots, safety
+from shapo.experiments.profiles import PROFILES
+from shapo.runs.packing import pack
+from shapo.runs.shipped import CorruptPackError, data_folder
+from shapo.runs.verify import OUTCOMES, exit_status, verify
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Exit status 2: a mistake in it, which is told; 1: a damaged pack; else `exit_status`."""
+    parser = argparse.ArgumentParser(
+        prog="shapo.experiments", allow_abbrev=False, description="Pack results, or verify packed ones."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("verify", help="retrain shipped runs and compare", allow_abbrev=False)
+    command.add_argument("number", metavar="N", type=_number, help="how many, drawn at random; or: all")
+    command.add_argument("--seed", type=int, help="of the draw (default: another one each time)")
+    command.add_argument("--study", metavar="NAME", help="only from the pack of this name")
+    command = commands.add_parser("pack", help="pack the runs of an experiment", allow_abbrev=False)
+    command.add_argument(
+        "name", help="of the experiment; all: those of all figures of SHAPO; robots: of SHAC-ASAM"
+    )
+    command.add_argument("--profile", default="laptop", choices=list(PROFILES), help="(default: laptop)")
+    command.add_argument("--partial", action="store_true", help="pack what there is of an unfinished study")
+    command.add_argument(
+        "--replace", action="store_true", help="let go of packed runs that are not in the study"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        return _verify(options) if options.command == "verify" else _pack(options)
+    except (ValueError, CorruptPackError, FileNotFoundError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+
+
+def _number(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, or all; got {text}")
+    return int(text)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    seed = options.seed if options.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
+    print(f"the draw: --seed {seed}", flush=True)
+    verdicts = verify(options.number, seed, options.study)
+    for verdict in verdicts:
+        print(f"{verdict.run}: {verdict.outcome}" + f"\n  {verdict.detail}" * bool(verdict.detail))
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    for outcome, count in counts.items():
+        print(f"{count} {outcome}: {OUTCOMES[outcome]}")
+    return exit_status(verdicts)
+
+
+def _pack(options: argparse.Namespace) -> int:
+    of_robots = options.name in robots.EXPERIMENTS
+    study = (robots if of_robots else safety).study(options.name, options.profile)
+    packed, folder = pack(study, partial=options.partial, replace=options.replace), data_folder() / study.name
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    print(f"{folder}: {len(packed)} of {len(study.runs)} runs, {size:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""The experiments of SHAC-ASAM as grids of configs: {(robot, algorithm): [a config per seed]}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from shapo.experiments.profiles import PROFILES
+from shapo.experiments.statistics import compare, readable
+from shapo.robots.config import PPO, SHAC, RobotConfig
+from shapo.runs.run import Run
+from shapo.runs.study import Study
+from shapo.sharpness import AdaptiveSAM
+
+RHO = 0.75  # the paper's
+RHOS = (0.25, RHO, 1.5)  # for its Figure 4
+PPO_STEPS = 2.5  # environment steps of PPO, times SHAC's: a method that needs more gets more
+
+Experiment = dict[tuple[str, str], list[RobotConfig]]
+
+
+def shac(profile: str) -> Experiment:
+    """The Ant with SHAC: notebook 20."""
+    return {("DiffAnt", "SHAC"): _seeds("DiffAnt", None, profile)}
+
+
+def shac_asam(profile: str) -> Experiment:
+    """The Ant with SHAC, with SHAC-ASAM at every ρ, along θ + ε, and cheaper: notebooks 21 and 22, Figures 2 to 4."""
+    ways = {
+        ALONG: {"along_perturbed": True},
+        FEW: {"ascent_envs": few_robots(PROFILES[profile].robot_envs)},
+    }
+    return (
+        shac(profile)
+        | {("DiffAnt", asam(rho)): _seeds("DiffAnt", AdaptiveSAM(rho), profile) for rho in RHOS}
+        | {
+            ("DiffAnt", name): _seeds("DiffAnt", AdaptiveSAM(RHO), profile, **way)
+            for name, way in ways.items()
+        }
+    )
+
+
+def dial(profile: str) -> Experiment:
+    """The Ant with SHAC-ASAM along θ + ε at the other ρ: notebook 22, Figure 4."""
+    return {
+        ("DiffAnt", along(rho)): _seeds("DiffAnt", AdaptiveSAM(rho), profile, along_perturbed=True)
+        for rho in RHOS
+        if rho != RHO
+    }
+
+
+def ppo(profile: str, task: str = "DiffAnt") -> Experiment:
+    """A robot with PPO: notebook 22."""
+    budget = PROFILES[profile]
+    algorithm = PPO(horizon=4 * budget.robot_horizon)
+    iterations = int(PPO_STEPS * budget.robot_iterations * budget.robot_horizon / algorithm.horizon)
+    settings = {"algorithm": algorithm, "iterations": iterations}
+    return {(task, "PPO"): _seeds(task, None, profile, **settings)}
+
+
+def humanoid(profile: str) -> Experiment:
+    """The Humanoid with SHAC, SHAC-ASAM and PPO, with three seeds at the most: its runs take twice as long."""
+    experiment = {
+        ("DiffHumanoid", "SHAC"): _seeds("DiffHumanoid", None, profile),
+        ("DiffHumanoid", asam(RHO)): _seeds("DiffHumanoid", AdaptiveSAM(RHO), profile),
+        ("DiffHumanoid", ALONG): _seeds("DiffHumanoid", AdaptiveSAM(RHO), profile, along_perturbed=True),
+    } | ppo(profile, "DiffHumanoid")
+    return {name: configs[:3] for name, configs in experiment.items()}
+
+
+def robots(profile: str) -> Experiment:
+    """All of them together: what ships."""
+    return shac_asam(profile) | dial(profile) | ppo(profile) | humanoid(profile)
+
+
+def asam(rho: float) -> str:
+    """How figures and tables call SHAC-ASAM at ρ."""
+    return f"SHAC-ASAM, ρ = {rho:g}"
+
+
+def along(rho: float) -> str:
+    """The same, of SHAC-ASAM whose training goes on along the trajectories of θ + ε."""
+    return f"{asam(rho)}, along θ + ε"
+
+
+ALONG, FEW = along(RHO), f"{asam(RHO)}, few robots"
+
+
+def few_robots(envs: int) -> int:
+    """Those of the ascent in the cheaper SHAC-ASAM."""
+    return max(1, envs // 8)
+
+
+EXPERIMENTS = {build.__name__: build for build in (shac, shac_asam, dial, ppo, humanoid, robots)}
+
+
+def study(name: str, profile: str) -> Study:
+    """The runs of an experiment by name; "robots", what ships, by profile. Raises ValueError for an unknown name."""
+    if name not in EXPERIMENTS:
+        raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}; got {name!r}")
+    configs = [config for configs in EXPERIMENTS[name](profile).values() for config in configs]
+    return Study(f"robots-{profile}" if name == "robots" else name, configs)
+
+
+def ends_of_training(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """A row per algorithm and seed: what the run took, means over its last tenth, what went wrong in all of it.
+
+    std: σ of the exploration noise, mean over actions.
+    """
+    rows = {}
+    for algorithm, several in runs.items():
+        for run in several:
+            progress = run.progress
+            late = progress.tail(max(1, len(progress) // 10))
+            rows[algorithm, run.config.seed] = {
+                "steps": progress.steps.iloc[-1], "minutes": run.timing.total.median() * len(progress) / 60,
+                **late[["episode_return", "episode_length", "forward_velocity", "std"]].mean(),
+                **progress[["diverged", "dropped_gradients"]].iloc[-1],
+            }  # fmt: skip
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis(["algorithm", "seed"]) if rows else table
+
+
+def policy_means(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """A row per algorithm, policy and condition `by`: its mean return, the share that fell, rollouts, diverged.
+
+    Policies differ more than episodes of one do, so they are what a mean of an algorithm is taken over. Rollouts that
+    diverged are left out of the return, counted in `diverged`, and fell.
+    """
+    keys = ["algorithm", "policy", *by]
+    counted = table.groupby(keys, sort=False).agg(
+        fallen=("failed", "mean"), rollouts=("return", "size"), diverged=("diverged", "sum")
+    )
+    sound = table[~table.diverged].groupby(keys, sort=False)["return"].mean()
+    return counted.join(sound).reset_index()
+
+
+def against_shac(policies: pd.DataFrame, by: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two tables, a row per algorithm and a column per value of `by`: its return, and whether it is better than SHAC.
+
+    policies: `policy_means` by this condition. The numbers are those of `statistics.compare`: the interquartile mean
+    over policies (of three, the mean) with a bootstrap's 95 % interval, and the probability that a policy of the
+    algorithm returns more than one of SHAC.
+    """
+    runs = policies.rename(columns={"algorithm": "variant", "policy": "seed", by: "task"}).assign(baseline="")
+    table = compare(runs, np.random.default_rng(0), higher=["return"], reference="SHAC")
+    shown = readable(table).droplevel("baseline").rename_axis([by, "algorithm"])
+    order = list(dict.fromkeys(policies.algorithm))
+    returns, better = (shown[name].unstack(0).loc[order] for name in ("return", "P(better return)"))
+    return returns, better.drop(index="SHAC", errors="ignore")
+
+
+def over_grounds(policies: pd.DataFrame, trained: tuple[float, float]) -> pd.DataFrame:
+    """A row per algorithm and policy: its returns and falls over all grounds, and how much of its return it keeps.
+
+    policies: `policy_means` by stiffness and damping. trained: the pair of training.
+    """
+    keys = ["algorithm", "policy"]
+    at_home = (policies.stiffness == trained[0]) & (policies.damping == trained[1])
+    home = policies[at_home].set_index(keys)["return"]
+    table = policies.join(home.rename("of training"), on=keys)
+    kept = table["return"] / table["of training"]
+    return table.assign(kept=kept, half=kept > 0.5).groupby(keys, sort=False).agg(**{
+        "of training": ("of training", "first"), "median": ("return", "median"), "worst": ("return", "min"),
+        "worst, kept": ("kept", "min"), "above half": ("half", "sum"), "grounds": ("return", "size"),
+        "falls": ("fallen", "mean"),
+    })  # fmt: skip
+
+
+def _seeds(task: str, actor: AdaptiveSAM | None, profile: str, **settings) -> list[RobotConfig]:
+    """A config per seed of the profile; settings: fields of RobotConfig that are not as the profile says."""
+    budget = PROFILES[profile]
+    settings = {
+        "algorithm": SHAC(horizon=budget.robot_horizon), "iterations": budget.robot_iterations,
+        "num_envs": budget.robot_envs,
+    } | settings  # fmt: skip
+    return [RobotConfig(task, actor=actor, seed=seed, **settings) for seed in range(budget.robot_seeds)]

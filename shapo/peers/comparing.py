@@ -1,0 +1,136 @@
+"""From measurements to ratios, with their spread and the targets they have to reach."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from shapo.peers.learning import VARIANTS
+from shapo.peers.measuring import TASK
+from shapo.peers.robots import BOTH, FEW, FORWARD, NEWTON
+from shapo.peers.stepping import ASYNC, SINGLE, THREADS
+from shapo.runs.run import provenance
+from shapo.runs.store import write_atomically
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which two sides of which measurements are set against each other, and what is to be reached."""
+
+    title: str
+    benchmark: str
+    task: str
+    quantity: str
+    ours: str  # a side
+    theirs: str  # the side it is compared with
+    better: str  # "more": the ratio is ours/theirs; "less": theirs/ours; "cost": ours/theirs, less is better;
+    #              "own": ours/theirs of two sides that are both ours, more is better
+    target: float | None = None  # of the ratio: at least this; for a cost, at most
+    limit: float | None = None  # of our own value, in its unit: at most this; where more is better, at least
+
+
+_ENVS, _TWO, _BUTTON = "environments", "shapo, two cores", "PointButton1-v0"
+_ANT = "DiffAnt"
+_BESIDE_ENVPOOL = [
+    (f"{name}, {n}: EnvPool", "locomotion", f"{name}-v4", "steps", f"shapo, {n}", f"EnvPool, {n}", "more", 1)
+    for name in ("Ant", "Walker2d")
+    for n in THREADS
+]
+COMPARISONS = tuple(
+    Comparison(*row)
+    for row in (
+        ("PointGoal1, two cores: async × 10", _ENVS, TASK, "steps", _TWO, ASYNC, "more", 10),
+        ("PointGoal1, our one core: async × 10", _ENVS, TASK, "steps", "shapo", ASYNC, "more"),
+        ("PointGoal1, one core: single env", _ENVS, TASK, "steps", "shapo", SINGLE, "more"),
+        ("PointGoal1, one core: bare MuJoCo", "physics", TASK, "steps", "shapo", "bare MuJoCo", "more", 0.7),
+        ("PointGoal1, reset", _ENVS, TASK, "reset", "shapo", SINGLE, "less", None, 2),
+        ("PointGoal1, memory of 20", "memory", TASK, "memory", "shapo", SINGLE, "less", None, 100),
+        ("PointButton1, two cores: async × 10", _ENVS, _BUTTON, "steps", _TWO, ASYNC, "more", 10),
+        ("PointButton1, our one core: async × 10", _ENVS, _BUTTON, "steps", "shapo", ASYNC, "more"),
+        *_BESIDE_ENVPOOL,
+        ("training, two cores: OmniSafe", "training", TASK, "steps", "shapo", "OmniSafe", "more", 8),
+        ("a study, two cores: one core", "study", TASK, "study", "two cores", "one core", "more", 1.9),
+        ("Fisher solve: double backward", "pieces", TASK, "Fisher solve", "shapo", "double backward", "less"),
+        ("critic pass: autograd", "pieces", TASK, "critic pass", "shapo", "autograd", "less"),
+        ("SAM critic pass / plain", "pieces", TASK, "critic pass", "shapo, SAM", "shapo", "cost"),
+        ("DiffAnt, gradients: without", "gradients", _ANT, "steps", BOTH, FORWARD, "own", None, 1400),
+        ("DiffAnt, gradients: Newton's", "gradients", _ANT, "steps", BOTH, NEWTON[BOTH], "more", 20),
+        ("DiffAnt, forward: Newton's", "gradients", _ANT, "steps", FORWARD, NEWTON[FORWARD], "more", 10),
+        ("SHAC-ASAM iteration / SHAC", "robots", _ANT, "iteration", "SHAC-ASAM", "SHAC", "cost", 1.85),
+        ("ascent on few robots / SHAC", "robots", _ANT, "iteration", FEW, "SHAC", "cost", 1.35),
+        ("SHAPO Actor epoch / vanilla", "epochs", TASK, "total", "SHAPO Actor", "vanilla", "cost", 1.10),
+        ("full SHAPO epoch / vanilla", "epochs", TASK, "total", "SHAPO", "vanilla", "cost", 1.35),
+    )
+)
+EPOCH_TARGETS = {c.ours: c.target for c in COMPARISONS if c.benchmark == "epochs"}
+
+
+def compare(measurements: pd.DataFrame) -> pd.DataFrame:
+    """A row per comparison of whose sides there are measurements, or rows that say why not.
+
+    Columns: comparison; ours, theirs (medians), unit; ratio (median of the paired repeats), low, high (its
+    extremes); target of the ratio; reached (None: no target, or nothing measured); better; note.
+    Where the target is a limit on our own value, the target of the ratio is the one at that limit.
+    """
+    rows = []
+    for comparison in COMPARISONS:
+        found = measurements[measurements["side"].isin([comparison.ours, comparison.theirs])]
+        for column in ("benchmark", "task", "quantity"):
+            found = found[found[column] == getattr(comparison, column)]
+        if found["side"].nunique() == 2:
+            rows.append(_compared(comparison, found))
+    return pd.DataFrame(rows).astype({"reached": object})  # True, False and None, not one of NumPy's
+
+
+def _compared(comparison: Comparison, rows: pd.DataFrame) -> dict:
+    values = rows.pivot(index="repeat", columns="side", values="value")
+    ours, theirs = values[comparison.ours], values[comparison.theirs]
+    ratio = (theirs / ours if comparison.better == "less" else ours / theirs).dropna()
+    target, reached = comparison.target, None
+    if comparison.limit is not None:
+        more, limit = comparison.better in ("more", "own"), comparison.limit
+        target = limit / theirs.median() if more else theirs.median() / limit
+        reached = ours.median() >= limit if more else ours.median() <= limit
+    elif target is not None and len(ratio):
+        reached = ratio.median() <= target if comparison.better == "cost" else ratio.median() >= target
+    return {
+        "comparison": comparison.title, "ours": ours.median(), "theirs": theirs.median(),
+        "unit": rows["unit"].iloc[0], "ratio": ratio.median(), "low": ratio.min(), "high": ratio.max(),
+        "target": np.nan if target is None else target, "reached": None if reached is None else bool(reached),
+        "better": comparison.better, "note": "; ".join(n for n in rows["note"].unique() if "skipped" in n),
+    }  # fmt: skip
+
+
+def epoch_parts(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of an epoch's parts, medians: a row per variant, columns rollout, actor, critics."""
+    rows = measurements.query("benchmark == 'epochs'")
+    parts = rows.pivot_table(index="side", columns="quantity", values="value", aggfunc="median")
+    return parts.loc[list(VARIANTS), ["rollout", "actor", "critics"]]
+
+
+def summary(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Median, smallest and largest value of every side, for reading."""
+    names = ["task", "quantity", "side", "unit", "note"]
+    groups = measurements.groupby(names, sort=False, dropna=False)["value"]
+    return groups.agg(["median", "min", "max"]).reset_index()
+
+
+def store(measurements: pd.DataFrame, folder: Path, name: str = "benchmarks") -> Path:
+    """Writes name.csv: the measurements with commit, machine and package versions in every row."""
+    here = provenance()
+    versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
+    machine = f"{here['machine']}, {os.cpu_count()} cores"
+    table = measurements.assign(machine=machine, commit=here["commit"], versions=versions)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.csv"
+    write_atomically(path, table.to_csv(index=False).encode())
+    return path
+
+
+def read(folder: Path, name: str = "benchmarks") -> pd.DataFrame:
+    """What `store` wrote there."""
+    return pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values={"value": ""})

@@ -1,0 +1,238 @@
+"""RobotConfig: everything that defines a run on the differentiable robots, in frozen dataclasses of plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from numpy.typing import NDArray
+
+from shapo import sharpness
+from shapo.checks import BELOW_1, FINITE, POSITIVE, UNIT, check, filled, optional, whole
+from shapo.robots.simulator.robots import ROBOTS
+from shapo.runs.identity import RunConfig, describe
+from shapo.sharpness import EffectiveAlpha, Perturbation
+
+if TYPE_CHECKING:  # these import Newton, which takes seconds
+    from shapo.robots.env import DifferentiableEnv
+    from shapo.robots.policy import RobotPolicy
+    from shapo.robots.ppo import PPOTrainer
+    from shapo.robots.shac import SHACTrainer
+    from shapo.robots.trainer import RobotTrainer
+
+PUBLISHED = {  # of DiffRL, where they depend on the robot
+    "DiffAnt": {
+        "actor_hidden_sizes": (128, 64, 32), "critic_hidden_sizes": (64, 64), "critic_lr": 2e-3,
+        "target_critic_alpha": 0.2,
+    },
+    "DiffHumanoid": {
+        "actor_hidden_sizes": (256, 128), "critic_hidden_sizes": (128, 128), "critic_lr": 5e-4,
+        "target_critic_alpha": 0.995,
+    },
+}  # fmt: skip
+
+
+class _OnRobots:
+    """What the algorithms share: networks and settings of the robot's own where a field is None."""
+
+    def __post_init__(self):
+        for name in ("actor_hidden_sizes", "critic_hidden_sizes"):
+            sizes = getattr(self, name)
+            if sizes is None:
+                continue
+            if not isinstance(sizes, list | tuple) or not sizes:
+                raise ValueError(f"{name} must be a tuple of layer sizes such as (64, 64); got {sizes!r}")
+            object.__setattr__(self, name, tuple(whole(1)(name, size) for size in sizes))
+
+    def resolved(self, task: str) -> SHAC | PPO:
+        """With the published settings of the robot in every field left None."""
+        return filled(self, **{name: value for name, value in PUBLISHED[task].items() if hasattr(self, name)})
+
+
+@dataclass(frozen=True)
+class SHAC(_OnRobots):
+    """Short-horizon actor-critic (Xu et al. 2022), with its published settings. None stands for the robot's own."""
+
+    horizon: int = 32  # h, steps of a window, through which gradients pass
+    actor_hidden_sizes: tuple[int, ...] | None = None  # ELU layers
+    critic_hidden_sizes: tuple[int, ...] | None = None
+    actor_lr: float = 2e-3  # Adam's, decaying linearly to 1e-5 over the run
+    critic_lr: float | None = None
+    betas: tuple[float, float] = (0.7, 0.95)  # of both Adams
+    gamma: float = 0.99  # discount
+    td_lambda: float = 0.95  # λ of the critic's targets
+    target_critic_alpha: float | None = None  # of the target critic, what stays of it at an update
+    critic_passes: int = 16  # over a window, per iteration
+    critic_minibatches: int = 4  # per pass
+    max_grad_norm: float = 1.0  # gradients of actor and critic are clipped to this norm
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(
+            self, horizon=whole(1), actor_lr=POSITIVE, gamma=UNIT, td_lambda=UNIT, critic_passes=whole(1),
+            critic_minibatches=whole(1), max_grad_norm=POSITIVE,
+        )  # fmt: skip
+        check(self, critic_lr=optional(POSITIVE), target_critic_alpha=optional(UNIT))
+        betas = self.betas
+        if not isinstance(betas, list | tuple) or len(betas) != 2:
+            raise ValueError(f"betas must be two numbers such as (0.7, 0.95); got {betas!r}")
+        object.__setattr__(self, "betas", tuple(BELOW_1("betas", beta) for beta in betas))
+
+    def check(self, config: RobotConfig) -> None:
+        if (samples := config.steps_per_epoch) < self.critic_minibatches:
+            raise ValueError(
+                f"num_envs × horizon = {samples} samples cannot make {self.critic_minibatches} minibatches: raise "
+                "num_envs or horizon, or lower critic_minibatches"
+            )
+
+    def trainer(self, config: RobotConfig) -> SHACTrainer:
+        from shapo.robots.shac import SHACTrainer
+
+        return SHACTrainer(config)
+
+    def policy(self, config: RobotConfig, arrays: Mapping[str, NDArray]) -> RobotPolicy:
+        from shapo.robots.policy import shac_policy
+
+        return shac_policy(config, arrays)
+
+
+@dataclass(frozen=True)
+class PPO(_OnRobots):
+    """Proximal policy optimisation, the zeroth-order reference: stable-baselines3's, with its default settings.
+
+    But for these: the batch, which many robots fill; networks of SHAC's sizes, also of ELU, but without its layer
+    normalisation; observations and rewards scaled by running moments (clipped to ±10); SHAC's first σ. Actions are
+    clipped to ±1, where SHAC's are squashed. None stands for the robot's own.
+    """
+
+    horizon: int = 128  # steps of each robot between updates
+    actor_hidden_sizes: tuple[int, ...] | None = None  # ELU layers
+    critic_hidden_sizes: tuple[int, ...] | None = None
+    learning_rate: float = 3e-4  # Adam's
+    gamma: float = 0.99  # discount
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2  # of the ratio of probabilities, ± around 1
+    passes: int = 10  # over a batch, per iteration
+    minibatches: int = 16  # per pass
+    max_grad_norm: float = 0.5  # the gradient of actor and critic together is clipped to this norm
+    log_std_init: float = -1.0  # log σ at the start, SHAC's
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(
+            self, horizon=whole(1), learning_rate=POSITIVE, gamma=UNIT, gae_lambda=UNIT, clip_range=POSITIVE,
+            passes=whole(1), minibatches=whole(1), max_grad_norm=POSITIVE, log_std_init=FINITE,
+        )  # fmt: skip
+
+    def check(self, config: RobotConfig) -> None:
+        if config.actor is not None:
+            raise ValueError(
+                f"actor must be None for PPO, which is the reference without sharpness; got {config.actor!r}"
+            )
+        samples = config.steps_per_epoch
+        if samples % self.minibatches or samples == self.minibatches:
+            raise ValueError(
+                f"minibatches must divide num_envs × horizon = {samples} samples into equal parts of 2 or more; got "
+                f"{self.minibatches}"
+            )
+
+    def trainer(self, config: RobotConfig) -> PPOTrainer:
+        from shapo.robots.ppo import PPOTrainer
+
+        return PPOTrainer(config)
+
+    def policy(self, config: RobotConfig, arrays: Mapping[str, NDArray]) -> RobotPolicy:
+        from shapo.robots.policy import ppo_policy
+
+        return ppo_policy(config, arrays)
+
+
+@dataclass(frozen=True)
+class RobotConfig(RunConfig):
+    """One training run on a differentiable robot. Raises ValueError or TypeError, naming the field."""
+
+    # 1 had Newton's contacts, whose damping jumps, and its joints' damping; 2 its solver, and the Ant about the origin
+    method: ClassVar[int] = 3
+    vocabulary: ClassVar[dict[str, Any]] = {"SHAC": SHAC, "PPO": PPO} | vars(sharpness)
+    shown: ClassVar[dict[str, str]] = {
+        "return": "episode_return", "length": "episode_length", "reward": "reward", "m/s": "forward_velocity",
+    }  # fmt: skip
+    checkpoint_seconds: ClassVar[float] = 1.0
+    episode_columns: ClassVar[tuple[str, ...]] = ("steps", "env", "return", "length", "failed", "diverged")
+    shipped_networks: ClassVar[tuple[str, ...]] = ("theta", "target_phi", "normalizer/", "policy/")  # 0.1 MB
+
+    task: str = "DiffAnt"  # a name in shapo.robots.simulator.robots.ROBOTS
+    algorithm: SHAC | PPO = SHAC()
+    actor: Perturbation | None = None  # of SHAC. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC
+    # Robots of the N whose gradient gives ε; None: all, as in the paper. With fewer, all of them are rolled out at
+    # θ + ε alone: along_perturbed is True, and stays it in what `replace` makes of this config.
+    ascent_envs: int | None = None
+    # Whether training goes on along the trajectories of θ + ε: next states, critic, scale of observations, and what is
+    # recorded. Algorithm 1 of the paper reads like False; its optimiser, wrapped around DiffRL, would do the other.
+    along_perturbed: bool = False
+    iterations: int = 2_000  # updates of the actor; the paper's
+    seed: int = 0  # of everything random in the run
+    num_envs: int = 64  # N, robots simulated together
+
+    def __post_init__(self):
+        if not isinstance(self.task, str) or self.task not in ROBOTS:
+            raise ValueError(f"task must be one of {', '.join(ROBOTS)}; got {self.task!r}")
+        if not isinstance(self.algorithm, SHAC | PPO):
+            raise TypeError(f"algorithm must be an instance of SHAC or PPO; got {self.algorithm!r}")
+        if self.actor is not None and (isinstance(self.actor, type) or not callable(self.actor)):
+            raise TypeError(
+                f"actor must be None or a perturbation such as AdaptiveSAM(0.75); got {self.actor!r}"
+            )
+        if isinstance(getattr(self.actor, "delta_down", None), EffectiveAlpha):
+            raise ValueError(
+                "actor must not have the schedule EffectiveAlpha, which measures n on safe RL's surrogate: FixedAlpha "
+                f"counts steps; got {self.actor!r}"
+            )
+        check(self, iterations=whole(1), seed=whole(0), num_envs=whole(1))
+        if self.ascent_envs is not None:
+            check(self, ascent_envs=whole(1))
+            if self.actor is None or self.ascent_envs >= self.num_envs:
+                raise ValueError(
+                    f"ascent_envs must be None, or below num_envs = {self.num_envs} and beside a perturbation of the "
+                    f"actor; got {self.ascent_envs} with actor={self.actor!r}"
+                )
+        if not isinstance(self.along_perturbed, bool) or (self.along_perturbed and self.actor is None):
+            raise ValueError(
+                f"along_perturbed must be False, or True beside a perturbation of the actor; got "
+                f"{self.along_perturbed!r} with actor={self.actor!r}"
+            )
+        if self.ascent_envs is not None:
+            object.__setattr__(self, "along_perturbed", True)
+        self.algorithm.check(self)
+        describe(self)  # a perturbation that cannot be named cannot be stored either: say so now
+
+    @cached_property
+    def resolved(self) -> RobotConfig:
+        algorithm = self.algorithm.resolved(self.task)
+        return self if algorithm == self.algorithm else replace(self, algorithm=algorithm)
+
+    @property
+    def epochs(self) -> int:
+        """Iterations of the run."""
+        return self.iterations
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Environment steps of an iteration, all environments together; those of an ascent are not counted."""
+        return self.num_envs * self.algorithm.horizon
+
+    def make_env(self, num_envs: int = 1, seed: int = 0, gradients: bool = True) -> DifferentiableEnv:
+        """The robots."""
+        from shapo.robots.env import DifferentiableEnv
+
+        return DifferentiableEnv(self.task, num_envs, seed, gradients=gradients)
+
+    def trainer(self) -> RobotTrainer:
+        """What `shapo.train` trains this config with."""
+        return self.algorithm.trainer(self)
+
+    def policy(self, arrays: Mapping[str, NDArray]) -> RobotPolicy:
+        """The policy in a checkpoint's arrays."""
+        return self.algorithm.policy(self.resolved, arrays)

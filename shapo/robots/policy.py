@@ -1,0 +1,63 @@
+"""A trained robot's policy."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shapo.algorithms.networks import RunningNormalizer
+from shapo.robots.config import RobotConfig
+from shapo.robots.networks import ClippedActor, SquashedActor
+from shapo.robots.simulator.robots import ROBOTS
+from shapo.runs.store import unprefixed
+
+
+class RobotPolicy:
+    """`policy(observation)` gives actions (N, act) in ±1 at raw observations (N, obs); differentiable.
+
+    theta: (P,) the actor's parameters, which may be replaced. mean, scale: (obs,) of observations, which are clipped to
+    ± clip when scaled.
+    """
+
+    def __init__(
+        self, actor: SquashedActor | ClippedActor, theta: np.ndarray, mean: np.ndarray, scale: np.ndarray,
+        clip: float = np.inf,
+    ):  # fmt: skip
+        self.actor, self.theta, self.clip = actor, torch.from_numpy(theta.copy()), clip
+        self.mean, self.scale = (torch.from_numpy(np.asarray(array)).float() for array in (mean, scale))
+
+    @property
+    def digest(self) -> str:
+        """Hash of its numbers: parameters, and scale of observations."""
+        arrays = [tensor.numpy() for tensor in (self.theta, self.mean, self.scale)]
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:12]
+
+    def __call__(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
+        """noise: ξ (N, act), standard normal, to sample from the policy; the mode without."""
+        if observation.shape[-1] != len(self.mean):
+            raise ValueError(f"observation must have {len(self.mean)} columns; got {observation.shape[-1]}")
+        scaled = ((observation - self.mean) * self.scale).clamp(-self.clip, self.clip)
+        return self.actor(self.theta, scaled, noise)
+
+
+def shac_policy(config: RobotConfig, arrays: dict[str, np.ndarray]) -> RobotPolicy:
+    """The policy in a checkpoint of SHAC."""
+    robot = ROBOTS[config.task]
+    actor = SquashedActor(robot.observations, config.algorithm.actor_hidden_sizes, robot.actions)
+    normalizer = RunningNormalizer(robot.observations)
+    normalizer.load_state_dict(unprefixed("normalizer", arrays))
+    return RobotPolicy(actor, arrays["theta"], normalizer.mean, normalizer.scale)
+
+
+def ppo_policy(config: RobotConfig, arrays: dict[str, np.ndarray]) -> RobotPolicy:
+    """The policy in a checkpoint of PPO, as stable-baselines3 would act with it."""
+    robot, weights = ROBOTS[config.task], unprefixed("policy", arrays)
+    actor = ClippedActor(robot.observations, config.algorithm.actor_hidden_sizes, robot.actions)
+    hidden = [name for name in weights if name.startswith("mlp_extractor.policy_net.")]
+    names = [*hidden, "action_net.weight", "action_net.bias", "log_std"]
+    theta = np.concatenate([weights[name].ravel() for name in names])
+    scale = 1 / np.sqrt(arrays["normalizer/var"] + 1e-8)
+    return RobotPolicy(actor, theta, arrays["normalizer/mean"], scale, clip=10.0)

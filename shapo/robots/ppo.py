@@ -1,0 +1,173 @@
+# ruff: noqa: NPY002
+"""PPO, the zeroth-order reference: stable-baselines3's, on the same robots, in the same store.
+
+stable-baselines3 draws from the global generators of NumPy and PyTorch; here they begin each iteration from the run's
+seed and the iteration's number, so that an interrupted run goes on with the same numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import stable_baselines3
+import torch
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from shapo.checks import NonFiniteError
+from shapo.robots.config import RobotConfig
+from shapo.robots.env import DifferentiableEnv
+from shapo.robots.trainer import RobotTrainer, Window
+from shapo.runs.store import prefixed, unprefixed
+from shapo.runs.train import seeded_torch
+
+LOGGED = {
+    "train/approx_kl": "kl",
+    "train/loss": "loss",
+    "train/value_loss": "critic_loss",
+    "train/std": "std",
+}
+
+
+class RobotVecEnv(VecEnv):
+    """`DifferentiableEnv` as stable-baselines3 wants an environment; `window` keeps what happened since it was set."""
+
+    def __init__(self, env: DifferentiableEnv):
+        self.env, self.window = env, Window()
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self) -> np.ndarray:
+        return self.env.reset().numpy()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.actions = torch.from_numpy(actions)
+
+    @torch.no_grad()
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
+        before = self.env.observation()
+        observation, reward, terminated, truncated, info = self.env.step(self.actions)
+        self.window.append(before, reward, terminated, truncated, info)
+        done, infos = terminated | truncated, [{} for _ in range(self.num_envs)]
+        for i in done.nonzero()[:, 0].tolist():
+            infos[i] = {
+                "terminal_observation": info["final_observation"][i].numpy(),
+                "TimeLimit.truncated": bool(truncated[i]),
+            }
+        return observation.numpy(), reward.numpy().copy(), done.numpy(), infos
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def get_attr(self, attr_name, indices=None):
+        return [getattr(self.env, attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name, value, indices=None):
+        raise NotImplementedError("the robots share one environment, whose attributes are not set one by one")
+
+    def env_method(self, method_name, *method_args, indices=None, **method_kwargs):
+        raise NotImplementedError("the robots share one environment, whose methods are not called one by one")
+
+    def env_is_wrapped(self, wrapper_class, indices=None) -> list[bool]:
+        return [False] * len(list(self._get_indices(indices)))
+
+
+@contextmanager
+def _seeded(*entropy: int) -> Iterator[None]:
+    """The global generators of NumPy and PyTorch begin inside as the numbers given say, and go on outside as before."""
+    before = np.random.get_state()
+    try:
+        np.random.seed(np.random.SeedSequence(entropy).generate_state(4))
+        with seeded_torch(*entropy):
+            yield
+    finally:
+        np.random.set_state(before)
+
+
+class PPOTrainer(RobotTrainer):
+    """stable-baselines3's `learn`, an iteration at a time."""
+
+    def __init__(self, config: RobotConfig):
+        super().__init__(config, gradients=False)
+        ppo, self.robots = config.algorithm, RobotVecEnv(self.env)
+        self.scaled = VecNormalize(self.robots, gamma=ppo.gamma)  # observations and rewards
+        networks = {"pi": list(ppo.actor_hidden_sizes), "vf": list(ppo.critic_hidden_sizes)}
+        with _seeded(config.seed):
+            self.model = stable_baselines3.PPO(
+                "MlpPolicy", self.scaled, learning_rate=ppo.learning_rate, n_steps=ppo.horizon,
+                batch_size=config.steps_per_epoch // ppo.minibatches, n_epochs=ppo.passes, gamma=ppo.gamma,
+                gae_lambda=ppo.gae_lambda, clip_range=ppo.clip_range, max_grad_norm=ppo.max_grad_norm, device="cpu",
+                policy_kwargs={
+                    "net_arch": networks, "activation_fn": torch.nn.ELU, "log_std_init": ppo.log_std_init,
+                },
+            )  # fmt: skip
+        self.model.set_logger(Logger(None, []))
+
+    def run_epoch(self) -> dict:
+        """One iteration: a rollout and `passes` over it; returns its row of progress."""
+        self.robots.window, clock = Window(), time.perf_counter()
+        with _seeded(self.config.seed, self.epoch + 1):  # not + 0, which SeedSequence takes for none
+            try:
+                self.model.learn(self.config.steps_per_epoch, log_interval=None, reset_num_timesteps=False)
+            except ValueError:  # how PyTorch's distributions refuse NaN
+                self._check_parameters()
+                raise
+        self._check_parameters()
+        logged = self.model.logger.name_to_value
+        log = {name: float(logged[theirs]) for theirs, name in LOGGED.items()}
+        return self.account(self.robots.window, log, {"total": time.perf_counter() - clock})
+
+    def _check_parameters(self) -> None:
+        for parameter in self.model.policy.parameters():
+            if not torch.isfinite(parameter).all():
+                raise NonFiniteError("parameters of the actor or the critic became non-finite")
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict]:
+        """Everything the next iteration depends on and everything recorded: (arrays, JSON-able values)."""
+        place, rng = self.place()
+        arrays = self.record() | prefixed("env", place) | prefixed("returns", _moments(self.scaled.ret_rms))
+        arrays |= prefixed("normalizer", _moments(self.scaled.obs_rms))
+        arrays["discounted"] = self.scaled.returns.copy()
+        if self.epoch:
+            arrays["observation"] = self.model._last_obs.copy()
+            arrays["began"] = self.model._last_episode_starts.copy()
+        for name, value in self.model.policy.state_dict().items():
+            arrays[f"policy/{name}"] = value.numpy().copy()
+        for index, moments in self.model.policy.optimizer.state_dict()["state"].items():
+            arrays |= prefixed(
+                f"adam/{index}", {name: value.numpy().copy() for name, value in moments.items()}
+            )
+        meta = {
+            "epoch": self.epoch, "totals": self.totals, "env_rng": rng,
+            "num_timesteps": self.model.num_timesteps, "n_updates": self.model._n_updates,
+        }  # fmt: skip
+        return arrays, meta
+
+    def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
+        """Back to a state that `state` returned."""
+        self.put((unprefixed("env", arrays), meta["env_rng"]))
+        for name, statistics in (("normalizer", self.scaled.obs_rms), ("returns", self.scaled.ret_rms)):
+            for field, value in unprefixed(name, arrays).items():
+                setattr(statistics, field, value.copy())
+        self.scaled.returns = arrays["discounted"].copy()
+        if "observation" in arrays:
+            self.model._last_obs = arrays["observation"].copy()
+            self.model._last_episode_starts = arrays["began"].copy()
+        policy, optimizer = self.model.policy, self.model.policy.optimizer
+        policy.load_state_dict(
+            {name: torch.from_numpy(value.copy()) for name, value in unprefixed("policy", arrays).items()}
+        )
+        moments: dict[int, dict] = {}
+        for name, value in unprefixed("adam", arrays).items():
+            index, moment = name.split("/")
+            moments.setdefault(int(index), {})[moment] = torch.from_numpy(value.copy())
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+        self.model.num_timesteps, self.model._n_updates = meta["num_timesteps"], meta["n_updates"]
+        self.load_record(arrays, meta)
+
+
+def _moments(statistics) -> dict[str, np.ndarray]:
+    """A running mean and variance of stable-baselines3."""
+    return {name: np.array(getattr(statistics, name)) for name in ("mean", "var", "count")}

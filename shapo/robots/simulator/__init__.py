@@ -1,0 +1,1 @@
+"""The differentiable simulator: the robots' laws of motion as formulas, compiled, and their gradients."""

@@ -1,0 +1,177 @@
+"""A control step of a robot and its derivative as two kernels: straight-line C, in vectors of 16 robots.
+
+What `dynamics` says of one robot is written out with its body's numbers in place; Warp's compiler translates it once
+and keeps the result. The derivative runs the substeps forward, keeping their states, and then backward: nothing
+outlives a control step, so memory does not grow with the horizon.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from shapo.robots import dynamics
+from shapo.robots.simulator.expressions import Expression, Graph, Value, c_function, gradients
+from shapo.robots.simulator.mechanism import mechanism, wp
+from shapo.robots.simulator.robots import CONTROL_DT, Robot
+
+LANES = 16  # robots to a vector: 512 bits; where the processor's are shorter, the compiler takes several
+
+# A last block that is not full computes its last robot several times, and stores it once.
+PRELUDE = f"""
+typedef float V __attribute__((ext_vector_type({LANES})));
+static constexpr auto lane_sqrt = [](V x) {{ return __builtin_elementwise_sqrt(x); }};
+static constexpr auto lane_sin = [](V x) {{ V y; for (int i = 0; i < {LANES}; ++i) y[i] = ::sinf(x[i]); return y; }};
+static constexpr auto lane_cos = [](V x) {{ V y; for (int i = 0; i < {LANES}; ++i) y[i] = ::cosf(x[i]); return y; }};
+const int first = block * {LANES};
+auto load = [=](const wp::array_t<float>& from, V* to, int n) {{
+    for (int i = 0; i < {LANES}; ++i) {{
+        const int row = first + i < count ? first + i : count - 1;
+        for (int k = 0; k < n; ++k) to[k][i] = from.data[row * n + k];
+    }}
+}};
+auto store = [=](const V* from, const wp::array_t<float>& to, int n) {{
+    for (int i = 0; i < {LANES} && first + i < count; ++i)
+        for (int k = 0; k < n; ++k) to.data[(first + i) * n + k] = from[k][i];
+}};
+"""
+
+
+class Formulas:
+    """What a control step computes, as graphs: `factor` at its start, q and q̇ after every substep."""
+
+    def __init__(self, robot: Robot):
+        parts, n, graph = mechanism(robot), robot.actions, Graph()
+        sizes = {"q": 7 + n, "qd": 6 + n, "u": n, "contact": 3}  # contact: k_e, k_d, μ
+        self.given = {name: graph.variables(name, size) for name, size in sizes.items()}
+        q, qd, torque, contact = self.given.values()
+        placed = dynamics.poses(parts, q)
+        self.limbs = dynamics.limbs(parts, placed)
+        L = dynamics.factor(dynamics.mass_matrix(parts, placed))
+        filled = [place for place in np.ndindex(L.shape) if isinstance(L[place], Expression)]
+        self.factor = [L[place] for place in filled]
+        self.given["L"] = graph.variables("L", len(filled))
+        for place, value in zip(filled, self.given["L"], strict=True):
+            L[place] = value
+        qdd = dynamics.solve(L, dynamics.forces(parts, placed, q, qd, torque, contact))
+        dt = CONTROL_DT / robot.substeps
+        self.after = dict(
+            zip(("q_new", "qd_new"), dynamics.integrate(parts, placed[0], q, qd, qdd, dt), strict=True)
+        )
+        self._adjoint = {
+            name: graph.variables(f"{name}_bar", len(self.given[name])) for name in ("q", "qd", "L")
+        }
+
+    def back(self) -> dict[str, list[Value]]:
+        """∂/∂(q, q̇, u, L) of Σ q_bar q_new + Σ qd_bar qd_new."""
+        outputs, seeds = (
+            np.concatenate([*pair])
+            for pair in (self.after.values(), (self._adjoint["q"], self._adjoint["qd"]))
+        )
+        wanted = ("q", "qd", "u", "L")
+        found = iter(gradients(outputs, seeds, np.concatenate([self.given[name] for name in wanted])))
+        return {f"{name}_to": [next(found) for _ in self.given[name]] for name in wanted}
+
+    def factor_back(self) -> list[Value]:
+        """∂/∂q of Σ L_bar L."""
+        return gradients(self.factor, self._adjoint["L"], self.given["q"])
+
+
+@cache
+def formulas(robot: Robot) -> Formulas:
+    return Formulas(robot)
+
+
+def _begin(robot: Robot) -> str:
+    """C++: the formulas of a substep, and a control step's start. Level ground is the same everywhere: the step is
+    taken at x = y = 0, where moments about the world's origin keep their digits.
+    """
+    known = formulas(robot)
+    size = {name: len(values) for name, values in known.given.items()}
+    return (
+        PRELUDE
+        + c_function("factor", {"L": known.factor}, ["q"])
+        + c_function("substep", known.after, ["q", "qd", "u", "contact", "L"])
+        + f"""
+constexpr int n_q = {size["q"]}, n_qd = {size["qd"]}, n_u = {size["u"]}, n_L = {size["L"]}, steps = {robot.substeps};
+V q[steps + 1][n_q], qd[steps + 1][n_qd], u[n_u], contact[3], L[n_L];
+load(q_in, q[0], n_q); load(qd_in, qd[0], n_qd); load(u_in, u, n_u); load(contact_in, contact, 3);
+const V x = q[0][0], y = q[0][1];
+q[0][0] = q[0][1] = V(0.0f);
+factor(q[0], L);
+for (int k = 0; k < steps; ++k) substep(q[k], qd[k], u, contact, L, q[k + 1], qd[k + 1]);
+"""
+    )
+
+
+END = """
+q[steps][0] += x; q[steps][1] += y;
+store(q[steps], q_out, n_q); store(qd[steps], qd_out, n_qd);
+"""
+
+END_BACK = """
+V q_bar[n_q], qd_bar[n_qd], u_bar[n_u] = {}, L_bar[n_L] = {}, q_to[n_q], qd_to[n_qd], u_to[n_u], L_to[n_L];
+load(q_out_bar, q_bar, n_q); load(qd_out_bar, qd_bar, n_qd);
+const V x_bar = q_bar[0], y_bar = q_bar[1];  // a step is the same everywhere
+for (int k = steps - 1; k >= 0; --k) {
+    substep_back(q[k], qd[k], u, contact, L, q_bar, qd_bar, q_to, qd_to, u_to, L_to);
+    for (int i = 0; i < n_q; ++i) q_bar[i] = q_to[i];
+    for (int i = 0; i < n_qd; ++i) qd_bar[i] = qd_to[i];
+    for (int i = 0; i < n_u; ++i) u_bar[i] += u_to[i];
+    for (int i = 0; i < n_L; ++i) L_bar[i] += L_to[i];
+}
+factor_back(q[0], L_bar, q_to);
+for (int i = 2; i < n_q; ++i) q_bar[i] += q_to[i];
+q_bar[0] = x_bar; q_bar[1] = y_bar;
+store(q_bar, q_in_bar, n_q); store(qd_bar, qd_in_bar, n_qd); store(u_bar, u_in_bar, n_u);
+"""
+
+A = wp.array(dtype=float)
+
+
+@cache
+def forward_kernel(robot: Robot) -> wp.Kernel:
+    """A control step. Arrays hold a row per robot; launched on ⌈count / LANES⌉ blocks."""
+
+    @wp.func_native(_begin(robot) + END)
+    def run(block: int, count: int, q_in: A, qd_in: A, u_in: A, contact_in: A, q_out: A, qd_out: A): ...
+
+    def step(count: int, q_in: A, qd_in: A, u_in: A, contact_in: A, q_out: A, qd_out: A):
+        run(wp.tid(), count, q_in, qd_in, u_in, contact_in, q_out, qd_out)
+
+    return wp.kernel(step, enable_backward=False, module="unique")
+
+
+@cache
+def backward_kernel(robot: Robot) -> wp.Kernel:
+    """Its derivative: from gradients in q_out and qd_out to those in q_in, qd_in and u_in."""
+    known = formulas(robot)
+    back = c_function("substep_back", known.back(), ["q", "qd", "u", "contact", "L", "q_bar", "qd_bar"])
+    back += c_function("factor_back", {"q_to": known.factor_back()}, ["q", "L_bar"])
+
+    @wp.func_native(_begin(robot) + back + END_BACK)
+    def run(
+        block: int, count: int, q_in: A, qd_in: A, u_in: A, contact_in: A, q_out_bar: A, qd_out_bar: A,
+        q_in_bar: A, qd_in_bar: A, u_in_bar: A,
+    ): ...  # fmt: skip
+
+    def step_back(
+        count: int, q_in: A, qd_in: A, u_in: A, contact_in: A, q_out_bar: A, qd_out_bar: A,
+        q_in_bar: A, qd_in_bar: A, u_in_bar: A,
+    ):  # fmt: skip
+        run(
+            wp.tid(),
+            count,
+            q_in,
+            qd_in,
+            u_in,
+            contact_in,
+            q_out_bar,
+            qd_out_bar,
+            q_in_bar,
+            qd_in_bar,
+            u_in_bar,
+        )
+
+    return wp.kernel(step_back, enable_backward=False, module="unique")

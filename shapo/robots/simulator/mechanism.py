@@ -1,0 +1,151 @@
+"""A robot's bodies, read from the file that ships with Newton by Newton's own importer, as numbers for `dynamics`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from functools import cache
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import RigidTransform, Rotation
+
+from shapo.robots.simulator.dynamics import Body, Mechanism
+from shapo.robots.simulator.robots import Robot
+
+VERSIONS = {"newton": "1.8.0", "warp-lang": "1.19.0"}
+
+
+def check_versions() -> None:
+    """Raises ImportError where Newton or Warp is missing or of another version, beside which nobody has tested ours."""
+    found = {}
+    for package in VERSIONS:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "none"
+    if found != VERSIONS:
+        wanted = " ".join(f"{package}=={version}" for package, version in VERSIONS.items())
+        here = ", ".join(f"{package} {version}" for package, version in found.items())
+        raise ImportError(
+            f"the differentiable simulator reads its robots with Newton and is compiled by Warp, so it needs just the "
+            f"versions it was tested with: pip install {wanted} (found {here})"
+        )
+
+
+check_versions()
+
+import warp as wp  # noqa: E402
+
+wp.config.log_level = wp.LOG_ERROR  # no banner
+
+import newton  # noqa: E402
+
+
+def builder(robot: Robot) -> newton.ModelBuilder:
+    """One robot. Newton's files bring densities of their own, which a builder's defaults do not replace."""
+    tree = ElementTree.parse(Path(newton.__file__).parent / "examples" / "assets" / robot.asset)
+    for geom in tree.iter("geom"):
+        geom.set("density", f"{robot.density:g}")
+    names = tuple(
+        joint.get("name") for joint in tree.iter("joint") if joint.get("name") not in (None, "root")
+    )
+    if names != robot.joints:
+        raise ValueError(
+            f"{robot.asset} has the joints {names}, not those of the robot's actuators: {robot.joints}"
+        )
+    one = newton.ModelBuilder(up_axis=newton.Axis.Z)
+    one.add_mjcf(
+        ElementTree.tostring(tree.getroot(), encoding="unicode"),
+        ignore_names=["floor"], enable_self_collisions=False, parse_sites=False,
+    )  # fmt: skip
+    return one
+
+
+@cache
+def mechanism(robot: Robot) -> Mechanism:
+    """The robot's numbers. Raises ValueError for a file that `dynamics` cannot simulate."""
+    model = builder(robot).finalize(device="cpu")
+
+    def read(name: str) -> NDArray:
+        return getattr(model, name).numpy()
+
+    parents, starts = read("joint_parent"), read("joint_qd_start")
+    free = read("joint_type")[0] == newton.JointType.FREE and (parents[1:] >= 0).all()
+    if not free or not np.array_equal(read("joint_child"), np.arange(len(parents))):
+        raise ValueError(f"{robot.asset} must be one tree of bodies below a free torso")
+    counts = len(read("joint_q")) - 7, len(read("joint_qd")) - 6
+    if counts != (len(robot.joints),) * 2 or read("joint_dof_dim")[1:, 0].any():
+        raise ValueError(f"{robot.asset} must have hinges alone below its torso")
+    # Bodies in the frame of their hinges, not in Newton's own: one translation less in every step.
+    frames = [_transform(row).inv() for row in read("joint_X_c")]
+    capsules = _capsules(model)
+    bodies = []
+    for index, (parent, frame) in enumerate(zip(parents, frames, strict=True)):
+        hinges = _transform(read("joint_X_p")[index])
+        if parent >= 0:
+            hinges = frames[parent] * hinges
+        turned = frame.rotation.as_matrix()
+        bodies.append(
+            Body(
+                parent=int(parent),
+                place=exact(hinges.translation),
+                turn=exact(hinges.rotation.as_matrix()),
+                axes=exact(
+                    read("joint_axis")[starts[index] : starts[index + 1]] if parent >= 0 else np.empty((0, 3))
+                ),
+                mass=float(read("body_mass")[index]),
+                com=exact(frame.apply(read("body_com")[index])),
+                inertia=exact(turned @ read("body_inertia")[index] @ turned.T),
+                capsules=[
+                    (exact(frame.apply(ends)), radius) for body, ends, radius in capsules if body == index
+                ],
+            )
+        )
+    hinges = len(robot.joints)
+    damping = (
+        read("joint_damping")[6:] if robot.joint_damping is None else np.full(hinges, robot.joint_damping)
+    )
+    return Mechanism(
+        bodies=tuple(bodies),
+        lower=exact(read("joint_limit_lower")[6:]),
+        upper=exact(read("joint_limit_upper")[6:]),
+        limit_stiffness=robot.limit_stiffness,
+        # DFlex damps a joint by its limits' k_d wherever it is, Newton only beyond them: a jump.
+        damping=exact(damping + robot.limit_damping),
+        stiffness=exact(read("joint_stiffness")[6:]),
+        rest=exact(read("joint_rest_q")[7:]),
+        armature=exact(
+            read("joint_armature")[6:] if robot.armature is None else np.full(hinges, robot.armature)
+        ),
+        friction_gain=robot.friction_gain,
+        gravity=exact(read("gravity")[0]),
+    )
+
+
+def exact(values: NDArray) -> NDArray:
+    """Python's floats, in which what is 0 but for rounding is 0, and leaves no trace in a formula."""
+    values = np.asarray(values, np.float64)
+    small = np.abs(values) < 1e-6 * np.abs(values).max(initial=0.0)
+    return np.where(small, 0.0, values).astype(object)
+
+
+def _transform(row: NDArray) -> RigidTransform:
+    """Of Newton's position and quaternion x y z w."""
+    return RigidTransform.from_components(row[:3], Rotation.from_quat(row[3:]))
+
+
+def _capsules(model: newton.Model) -> list[tuple[int, NDArray, float]]:
+    """(body, ends (2, 3) in its frame, radius) of every shape of the robot; both ends of a sphere are its centre."""
+    found = []
+    names = ("shape_type", "shape_body", "shape_scale", "shape_transform")
+    for kind, body, scale, row in zip(*(getattr(model, name).numpy() for name in names), strict=True):
+        if body < 0:
+            continue
+        if kind not in (newton.GeoType.SPHERE, newton.GeoType.CAPSULE):
+            raise ValueError(f"a robot is made of spheres and capsules; got {newton.GeoType(kind)}")
+        radius, half_length = map(float, scale[:2])
+        half_length = half_length if kind == newton.GeoType.CAPSULE else 0.0
+        found.append((int(body), _transform(row).apply([[0, 0, -half_length], [0, 0, half_length]]), radius))
+    return found

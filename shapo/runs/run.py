@@ -1,0 +1,245 @@
+"""Run: what a training run was asked, how far it is, and what it gave, in the run store or shipped."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from shapo.runs.identity import RunConfig
+from shapo.runs.shipped import CorruptPackError, Pack, pack_of
+from shapo.runs.store import (
+    CorruptCheckpointError,
+    load_checkpoint,
+    runs_folder,
+    save_checkpoint,
+    unpack_tables,
+    version_of,
+    write_atomically,
+)
+
+QUANTILES = [0.5, 0.8, 0.95]  # of `Run.cost_quantiles`; the paper's tails are the last two
+
+
+class Run:
+    """A run in the store, finished or not, of this or another process; everything is read when asked for.
+
+    Of a run that is not finished, tables and provenance are those shipped in `figures/data/`, if any; else they
+    go as far as the store does.
+    """
+
+    def __init__(self, config: RunConfig, runs: str | Path | None = None):
+        self.config = config
+        self.folder = Path(runs if runs is not None else runs_folder()).absolute()
+        name = f"{type(config.algorithm).__name__}-seed{config.seed}-{config.run_id}"
+        self.path = self.folder / config.task / name
+        self.checkpoint = self.path / "checkpoint"
+        self._history: list[dict] | None = None  # provenance as saved, known to the one process that trains
+        self._epoch: tuple[tuple[int, ...], int] = (), 0  # the checkpoint's version when last read, its epoch
+
+    def __repr__(self) -> str:
+        try:
+            how_far = "shipped" if self.pack else f"{self.epoch} of {self.config.epochs} epochs"
+        except CorruptCheckpointError:
+            how_far = "its checkpoint is damaged"
+        except CorruptPackError as error:
+            how_far = str(error)
+        return f"<Run {self.path.parent.name}/{self.path.name}: {how_far}>"
+
+    @property
+    def exists(self) -> bool:
+        """Whether training has begun."""
+        return self.checkpoint.exists()
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        if not self.exists:
+            return 0
+        version = version_of(self.checkpoint)
+        if self._epoch[0] != version:  # a study asks hundreds of runs, again and again
+            self._epoch = version, self.load()[1]["epoch"]
+        return self._epoch[1]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run store has all epochs."""
+        return self.epoch == self.config.epochs
+
+    @property
+    def shipped(self) -> bool:
+        """Whether `figures/data/` has its results, packed. `shapo.train` trains such a run all the same."""
+        return pack_of(self.config.run_id) is not None
+
+    @property
+    def available(self) -> bool:
+        """Whether the tables are those of the whole run: it is finished, or shipped."""
+        return self.finished or self.shipped
+
+    @property
+    def pack(self) -> Pack | None:
+        """The pack that speaks for a run that is not finished, if it is shipped."""
+        return None if self.finished else pack_of(self.config.run_id)
+
+    @property
+    def progress(self) -> pd.DataFrame:
+        """A row per epoch.
+
+        epoch, steps: so far. episodes: ended in it; episode_return, episode_cost: their means. J_C: mean cost of the
+        last 50. total_cost, failures: over training; cost_rate: cost per step. lagrangian_multiplier: λ of the
+        update. kl: KL(π₀ ‖ π₁) of the step, nats; improvement: of the surrogate; line_search_trials: NaN if none was
+        accepted; cg_products: products with F. std: mean σ. Under a perturbation also kl_down: KL(π₀ ‖ π_θ₀+ε), and
+        surrogate_down: L(θ₀ + ε), beside its prediction surrogate_down_linear: gᵀε; where the schedule measures n,
+        autocorrelation_time: τ, and n_eff: n_t / τ.
+        """
+        return self._table("progress")
+
+    @property
+    def episodes(self) -> pd.DataFrame:
+        """A row per finished episode: steps so far, env, return, cost, length, failed.
+
+        Of a run that is only shipped: return and cost in single precision.
+        """
+        return self._table("episodes")
+
+    @property
+    def cost_quantiles(self) -> pd.DataFrame:
+        """A row per epoch, indexed by steps so far: QUANTILES of the costs of all episodes until then, each once."""
+        episodes = self.episodes
+        until = {steps: episodes.cost[episodes.steps <= steps] for steps in self.progress.steps}
+        return pd.DataFrame(
+            {steps: costs.quantile(QUANTILES) for steps, costs in until.items()}
+        ).T.rename_axis("steps")
+
+    @property
+    def timing(self) -> pd.DataFrame:
+        """Seconds of each epoch: rollout, actor, critics, total. Not part of what is reproduced.
+
+        Of a run that is only shipped: one row, the medians.
+        """
+        return self._table("timing")
+
+    @property
+    def provenance(self) -> list[dict]:
+        """Versions, commit and machine under which the epochs were run, in order of change."""
+        if pack := self.pack:
+            return pack.provenance(self.config.run_id)
+        return self.load()[1]["provenance"]
+
+    @property
+    def networks(self) -> dict[str, np.ndarray]:
+        """Arrays of the checkpoint, with those of the trained networks among them; of a shipped run, those that ship.
+
+        Raises FileNotFoundError where there are none.
+        """
+        if pack := self.pack:
+            if not (shipped := pack.networks(self.config.run_id)):
+                raise FileNotFoundError(
+                    f"{self.path.name} is shipped as numbers, without its networks; shapo.train(run.config) trains it "
+                    "here"
+                )
+            return shipped
+        return self.load()[0]
+
+    @property
+    def shipped_networks(self) -> dict[str, np.ndarray]:
+        """Those of `networks` that a pack holds; none of most configs."""
+        prefixes = self.config.shipped_networks
+        return (
+            {name: array for name, array in self.networks.items() if name.startswith(prefixes)}
+            if prefixes
+            else {}
+        )
+
+    @property
+    def actor(self) -> Any:  # an `algorithms.networks.Policy`, or a `robots.policy.RobotPolicy`
+        """The trained policy, ready to roll out. Raises FileNotFoundError where there is none, or none is shipped."""
+        return self.config.policy(self.networks)
+
+    def load(self) -> tuple[dict[str, np.ndarray], dict]:
+        """(arrays, meta) of the checkpoint, not to be changed. Raises CorruptCheckpointError, FileNotFoundError."""
+        if not self.exists:
+            raise FileNotFoundError(f"{self.path} has no checkpoint: this run has not begun")
+        arrays, meta = _load(self.checkpoint, *version_of(self.checkpoint))
+        if any(meta[name] != value for name, value in self.config.identity.items()):
+            raise CorruptCheckpointError(f"{self.checkpoint} belongs to another run; it was not loaded.")
+        return arrays, meta
+
+    def save(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
+        """Replaces the checkpoint, atomically; before the last one, writes progress.csv and episodes.csv for people."""
+        if self._history is None:  # once: the writer holds the run's lock, so nobody else adds to it
+            self._history = self.load()[1]["provenance"] if self.exists else []
+        here = provenance()
+        if self._history[-1:] != [here]:
+            self._history = [*self._history, here]
+        meta = meta | self.config.identity | {"provenance": self._history}
+        if meta["epoch"] == self.config.epochs:
+            for name in ("progress", "episodes"):
+                table = self._tables(arrays)[name]
+                write_atomically(self.path / f"{name}.csv", table.to_csv(index=False).encode())
+        save_checkpoint(self.checkpoint, arrays, meta)
+
+    def write_config(self) -> None:
+        """config.json, for people."""
+        if not (self.path / "config.json").exists():
+            write_atomically(self.path / "config.json", json.dumps(self.config.identity, indent=2).encode())
+
+    def _table(self, name: str) -> pd.DataFrame:
+        if pack := self.pack:
+            return pack.table(name, self.config.run_id)
+        return self._tables(self.load()[0])[name] if self.exists else pd.DataFrame()
+
+    def _tables(self, arrays: dict[str, np.ndarray]) -> dict[str, pd.DataFrame]:
+        tables = unpack_tables(arrays)
+        if not len(tables["episodes"].columns):
+            tables["episodes"] = pd.DataFrame(columns=list(self.config.episode_columns), dtype=object)
+        return tables
+
+
+@functools.lru_cache(maxsize=8)  # for the tables of one run, asked for one after the other; they may be large
+def _load(path: Path, *_version: int) -> tuple[dict[str, np.ndarray], dict]:
+    return load_checkpoint(path)
+
+
+@functools.cache
+def provenance() -> dict:
+    """Package versions, commit and machine of this process."""
+    names = (
+        "torch", "numpy", "mujoco", "gymnasium", "safety-gymnasium", "newton", "warp-lang", "stable-baselines3",
+    )  # fmt: skip
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in names},
+        "commit": _commit(),
+        "machine": f"{platform.system()} {platform.machine()}, {_processor()}, "
+        + torch.backends.cpu.get_cpu_capability(),  # which instructions, hence which rounding
+    }
+
+
+def _commit() -> str:
+    """The commit of the package's own checkout, marked where its files were edited; empty where there is none."""
+    here = Path(__file__).resolve().parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return described.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,107 @@
+"""Processes to train in: one per core of this machine; on a cluster, one per job.
+
+A study on SLURM, through Dask (`pip install dask-jobqueue`), the run store on a file system that every node mounts:
+
+    from dask.distributed import Client
+    from dask_jobqueue import SLURMCluster
+    from shapo.runs.workers import ONE_RUN_PER_JOB
+
+    with SLURMCluster(**ONE_RUN_PER_JOB, memory="2 GB", walltime="24:00:00") as cluster, Client(cluster) as client:
+        cluster.scale(jobs=40)
+        shapo.Study("pareto", configs, runs="/shared/runs").run(client.get_executor())
+
+A job that is killed or reaches its wall time costs the run it held at most one epoch: another worker takes the run from
+its last checkpoint, and ends with the same bytes. After `distributed.scheduler.allowed-failures` (3) deaths in one run
+Dask gives up on it until the next `run()`: let the wall time hold a whole run, or raise that number, and use
+`cluster.adapt(minimum_jobs=40, maximum_jobs=40)`, which replaces jobs that ended. Two nodes never train the same run at
+once as long as the file system locks across nodes (`flock`; Lustre: mount option `flock`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from threading import Lock, Thread
+from typing import Any
+
+from loky import ProcessPoolExecutor
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+ONE_RUN_PER_JOB: dict[str, Any] = {
+    "cores": 1,
+    "processes": 1,
+    "job_script_prologue": [f"export {name}={threads}" for name, threads in ONE_THREAD.items()],
+}
+LIVES = 3  # of a call: so many processes may die under it before it fails
+
+
+class OneProcessPerCore(Executor):
+    """A thread per core, each with a loky process to itself, fresh and single-threaded.
+
+    Loky, so that classes defined in a notebook cell reach the processes. A pool of one each, so that a process that
+    dies (out of memory, say) takes one call with it, which is made again in another process; its neighbours go on. A
+    call under which LIVES processes died raises BrokenProcessPool. They end with this process, however it ends.
+    """
+
+    def __init__(self, cores: int):
+        self._threads = ThreadPoolExecutor(cores)
+        self._lock, self._closed = Lock(), False
+        self._processes: list[ProcessPoolExecutor] = []
+        self._idle: list[ProcessPoolExecutor] = []
+
+    def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        """Calls `function` in one of the processes; its Future."""
+        return self._threads.submit(self._call, function, *args, **kwargs)
+
+    def _call(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        for _ in range(LIVES):
+            process = self._take()
+            try:
+                future = process.submit(function, *args, **kwargs)
+                error = future.exception()
+            except BrokenProcessPool as death:  # it died while idle
+                error = death
+            if isinstance(error, BrokenProcessPool):
+                process.shutdown()
+                last = error
+                continue
+            self._idle.append(process)
+            return future.result()
+        raise BrokenProcessPool(
+            f"the process that trained it died {LIVES} times. {' '.join(str(last).split())}"
+        )
+
+    def _take(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._closed:
+                raise CancelledError
+            if not self._idle:
+                self._processes.append(
+                    ProcessPoolExecutor(1, env=ONE_THREAD, initializer=_end_with, initargs=(os.getpid(),))
+                )
+                self._idle.append(self._processes[-1])
+            return self._idle.pop()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As every executor's. cancel_futures ends what is running, too: runs go on from their checkpoints."""
+        with self._lock:
+            self._closed = cancel_futures
+        self._threads.shutdown(wait=wait and not cancel_futures, cancel_futures=cancel_futures)
+        if wait or cancel_futures:
+            for process in self._processes:
+                process.shutdown(kill_workers=process not in self._idle)
+        self._threads.shutdown(wait=wait)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process once its parent has gone: a kernel that is restarted must leave nothing behind that trains."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()

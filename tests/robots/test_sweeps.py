@@ -1,0 +1,126 @@
+"""Rollouts that are kept: complete, made once, and those of the policies they are said to be of."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import shapo
+from shapo.experiments import robots
+from shapo.figures.style import ROOT
+from shapo.robots import SHAC, RobotConfig, robustness, sweeps
+from shapo.robots.env import DifferentiableEnv
+from shapo.robots.robustness import rollouts
+from shapo.runs.run import provenance
+
+CONFIG = RobotConfig(
+    "DiffAnt", SHAC(horizon=4, actor_hidden_sizes=(8,), critic_hidden_sizes=(8,)), iterations=1, num_envs=2
+)
+
+
+@pytest.fixture(autouse=True)
+def short_episodes(monkeypatch):
+    """Episodes of 6 steps, in this process."""
+    env = DifferentiableEnv("DiffAnt", 3, episode_length=6, gradients=False)
+    monkeypatch.setattr(robustness, "_env", lambda task, count: env)
+    monkeypatch.setattr(robustness.joblib, "cpu_count", lambda: 1)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return {
+        name: [
+            shapo.train(
+                RobotConfig(**(vars(CONFIG) | {"seed": seed})), runs=tmp_path / "runs", progress=False
+            )
+        ]
+        for seed, name in enumerate(("one", "two"))
+    }
+
+
+def test_what_is_kept_is_not_made_again(runs, tmp_path, monkeypatch):
+    store, conditions = tmp_path / "data" / "rollouts.parquet", [{"noise": 0.0}, {"friction": 0.1}]
+    first = sweeps.kept_sweep(runs, conditions, count=3, store=store, progress=False)
+    assert first.groupby(["algorithm", "noise", "friction"]).size().tolist() == [3] * 4
+    made = []
+    monkeypatch.setattr(sweeps, "sweep", lambda *a, **k: made.append(a) or robustness.sweep(*a, **k))
+    again = sweeps.kept_sweep(runs, conditions, count=3, store=store, progress=False)
+    assert not made
+    pd.testing.assert_frame_equal(again, first)
+    # {} is the condition of training, under whatever name; another seed and count are other rollouts
+    assert len(sweeps.kept_sweep(runs, [{}], count=3, store=store, progress=False)) == 6 and not made
+    sweeps.kept_sweep(runs, [{}, {"noise": 0.5}], count=3, store=store, progress=False)
+    assert [[c["noise"] for c in arguments[2]] for arguments in made] == [[0.5], [0.5]]
+    sweeps.kept_sweep(runs, [{}], count=3, seed=1, store=store, progress=False)
+    assert len(made) == 4
+    assert [path.name for path in store.parent.iterdir()] == ["rollouts.parquet"]
+
+
+def test_another_policy_of_the_same_config_has_rollouts_of_its_own(runs, tmp_path):
+    store, run = tmp_path / "rollouts.parquet", runs["one"][0]
+    before = sweeps.kept_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
+    arrays, meta = run.load()
+    arrays = arrays | {"theta": arrays["theta"] + np.float32(0.1)}
+    run.save(
+        arrays,
+        {name: value for name, value in meta.items() if name not in ("config", "method", "provenance")},
+    )
+    after = sweeps.kept_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
+    assert (after["return"] != before["return"]).all() and len(pd.read_parquet(store)) == 6
+
+
+def test_what_another_process_added_meanwhile_stays(runs, tmp_path, monkeypatch):
+    store, added = tmp_path / "rollouts.parquet", sweeps._added
+
+    def others_first(kept, fresh, path):
+        monkeypatch.setattr(sweeps, "_added", added)
+        sweeps.kept_sweep({"two": runs["two"]}, [{}], count=3, store=store, progress=False)
+        return added(kept, fresh, path)
+
+    monkeypatch.setattr(sweeps, "_added", others_first)
+    table = sweeps.kept_sweep(
+        {"one": runs["one"]}, [{}, {"noise": 0.0}], count=3, store=store, progress=False
+    )
+    assert len(table) == 3 and pd.read_parquet(store).run_id.nunique() == 2
+
+
+def test_they_are_the_rollouts_of_that_policy_under_that_condition(runs, tmp_path):
+    table = sweeps.kept_sweep(runs, [{"noise": 0.5, "damping": 10.0}], count=3, progress=False)
+    for name, (run,) in runs.items():
+        expected = rollouts(run.actor, "DiffAnt", 3, {"noise": 0.5, "damping": 10.0})
+        found = table[table.algorithm == name]
+        np.testing.assert_allclose(found["return"], expected["return"], rtol=1e-6)
+        assert (
+            (found.damping == 10).all() and (found.stiffness == 4e4).all() and (found.friction == 0.75).all()
+        )
+
+
+def test_runs_that_are_not_there_are_left_out(runs, tmp_path):
+    absent = {"three": [shapo.Run(RobotConfig(seed=9), tmp_path / "runs")]}
+    assert set(sweeps.kept_sweep(runs | absent, [{}], count=3, progress=False).algorithm) == {"one", "two"}
+    assert sweeps.kept_sweep(absent, [{}], count=3, progress=False).empty
+
+
+def test_the_figures_conditions_contain_those_of_training():
+    assert len(sweeps.ground("DiffAnt")) == 25
+    assert {"stiffness": 4e4, "damping": 1e4} in sweeps.ground("DiffAnt")
+    assert {"noise": 0.0} in sweeps.action_noise() and {"friction": 0.75} in sweeps.friction()
+
+
+def test_shipped_rollouts_come_back(monkeypatch):
+    """A policy and condition of those in figures/data, rolled out again: to the last bit on the same machine."""
+    monkeypatch.undo()  # whole episodes
+    shipped = pd.read_parquet(ROOT / "figures" / "data" / "rollouts.parquet")
+    ours = {run.config.run_id: run for run in robots.study("robots", "laptop").runs}
+    assert set(shipped.run_id) <= set(ours) and shipped.provenance.notna().all()
+    chosen = shipped[(shipped.noise == 0.2) & (shipped["count"] == 100)].groupby("run_id", sort=True)
+    run_id, kept = next(iter(chosen))
+    again = rollouts(ours[run_id].actor, ours[run_id].config.task, 100, {"noise": 0.2})
+    recorded = json.loads(kept.provenance.iloc[0])
+    if all(recorded[name] == provenance()[name] for name in ("machine", "versions")):
+        np.testing.assert_array_equal(kept["return"], again["return"].astype(np.float32))
+        np.testing.assert_array_equal(kept.length, again.length)
+    else:  # a last bit grows over an episode
+        error = np.hypot(kept["return"].sem(), again["return"].sem())
+        assert abs(kept["return"].mean() - again["return"].mean()) < 4 * error
