@@ -1,14 +1,11 @@
-"""Packing: the results of a study as a few small files that ship with the repository; `shapo.runs.shipped` reads them."""
+"""Packing: the results of a study as a few small files that ship with the repository; `shipped` reads them."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
 import shutil
-import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,6 @@ from shapo.runs.run import Run
 from shapo.runs.shipped import (
     COLUMNS,
     TABLES,
-    CorruptPackError,
     Pack,
     as_shipped,
     data_folder,
@@ -32,7 +28,6 @@ from shapo.runs.shipped import (
 )
 from shapo.runs.store import lock_of, write_atomically
 from shapo.runs.study import Study
-from shapo.runs.verify import OUTCOMES, exit_status, verify
 
 
 def pack(

@@ -5,7 +5,7 @@
                         episodes.parquet    their episodes, likewise
                         networks.parquet    a row per array of their networks, where those ship: robots
 
-`shapo.runs.packing` writes packs; `shapo.Run` reads them, by run_id. A pack of another method version is simply not found.
+`packing` writes packs; `shapo.Run` reads them, by run_id. A pack of another method version is simply not found.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from shapo.runs.identity import RunConfig
 from shapo.runs.durations import seconds_per_step, spoken
+from shapo.runs.identity import RunConfig
 from shapo.runs.outcomes import attempt, available, problem, unrecorded
 from shapo.runs.run import Run
 from shapo.runs.settings import settings
@@ -66,8 +66,8 @@ class Study:
     ) -> Study:
         """Trains what is missing, resumes what was cut off, skips what is there or failed before.
 
-        executor: any `concurrent.futures.Executor`, Dask's `client.get_executor()` for one (`shapo.runs.workers` tells how
-        on SLURM); None for a process per core. Each run takes one thread, wherever it runs, and gives the same bytes.
+        executor: any `concurrent.futures.Executor`, Dask's `client.get_executor()` for one (`workers` tells how on
+        SLURM); None for a process per core. Each run takes one thread, wherever it runs, and gives the same bytes.
         progress: show a bar. retry_failed: try also what `failures` lists as not to be tried again.
 
         A run that fails does not stop the others. StudyError, at the end, lists those that did: an error of the run's

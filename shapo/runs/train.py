@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,7 @@ from shapo.runs.identity import RunConfig
 from shapo.runs.run import Run, provenance
 from shapo.runs.store import (
     CorruptCheckpointError,
-    pack_tables,
-    prefixed,
     remove_leftovers,
-    restore_rng,
-    rng_state,
-    unpack_tables,
-    unprefixed,
     write_atomically,
     writing,
 )

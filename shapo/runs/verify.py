@@ -14,8 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from shapo.runs.identity import config_from
-from shapo.runs.identity import RunConfig
+from shapo.runs.identity import RunConfig, config_from
 from shapo.runs.run import Run, provenance
 from shapo.runs.shipped import (
     TABLES,

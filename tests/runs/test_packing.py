@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import shapo
+from shapo.experiments.__main__ import main
 from shapo.runs import shipped
 from shapo.runs.identity import config_from, describe
-from shapo.experiments.__main__ import main
 from shapo.runs.packing import pack
 from shapo.runs.shipped import CorruptPackError, digest
 from shapo.runs.verify import Verdict, difference, exit_status, verify

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 import shapo
-from shapo.runs import durations, outcomes, study as studies, workers
+from shapo.runs import durations, outcomes, workers
+from shapo.runs import study as studies
 from shapo.runs.settings import settings
 from shapo.runs.store import load_checkpoint
 from shapo.runs.study import StudyError
@@ -517,7 +518,9 @@ def test_watching_reads_only_what_changed(tmp_path, monkeypatch):
     for config in configs[:12]:
         stored(config, tmp_path, 1.0, 2)
     rows, read = {}, []
-    monkeypatch.setattr("shapo.runs.run.load_checkpoint", lambda path: read.append(path) or load_checkpoint(path))
+    monkeypatch.setattr(
+        "shapo.runs.run.load_checkpoint", lambda path: read.append(path) or load_checkpoint(path)
+    )
     assert sum(studies._look(run, rows) for run in study.runs) == 12 and len(read) == 12
     assert sum(row["epoch"] for _, row in rows.values()) == 24
     assert (

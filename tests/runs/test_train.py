@@ -16,9 +16,9 @@ import torch
 
 import shapo
 from shapo.algorithms.advantages import Rollout
+from shapo.algorithms.trainer import Trainer
 from shapo.checks import NonFiniteError
 from shapo.runs.store import CorruptCheckpointError, load_checkpoint, save_checkpoint
-from shapo.algorithms.trainer import Trainer
 from shapo.runs.train import one_thread
 
 SMALL = shapo.Config(
@@ -168,7 +168,9 @@ def test_episodes_that_end_by_failure_are_counted():
 
 
 def test_non_finite_parameters_stop_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("shapo.algorithms.critics.Critics.adam_step", lambda self, gradient: self.theta.fill_(torch.nan))
+    monkeypatch.setattr(
+        "shapo.algorithms.critics.Critics.adam_step", lambda self, gradient: self.theta.fill_(torch.nan)
+    )
     with pytest.raises(NonFiniteError, match="parameters of the critics became non-finite, in epoch 1"):
         shapo.train(SMALL, runs=tmp_path, progress=False)
 
@@ -346,7 +348,9 @@ def test_epochs_that_are_short_share_a_checkpoint(tmp_path, reference, monkeypat
     """At the start, every `checkpoint_seconds`, and at the end; the numbers are the same."""
     clock, saved, save = iter(np.arange(0, 100, 0.5)), [], shapo.Run.save
     monkeypatch.setattr(
-        shapo.runs.train, "time", SimpleNamespace(monotonic=lambda: next(clock), perf_counter=time.perf_counter)
+        shapo.runs.train,
+        "time",
+        SimpleNamespace(monotonic=lambda: next(clock), perf_counter=time.perf_counter),
     )
     monkeypatch.setattr(shapo.Config, "checkpoint_seconds", 2.0)
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from shapo.robots import dynamics
+from shapo.robots.simulator import dynamics
 from shapo.robots.simulator.expressions import Expression, Graph, Value, c_function, gradients
 from shapo.robots.simulator.mechanism import mechanism, wp
 from shapo.robots.simulator.robots import CONTROL_DT, Robot

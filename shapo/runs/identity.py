@@ -1,0 +1,126 @@
+"""What a run is: RunConfig, and the description and hash that name it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import fields, is_dataclass
+from types import CodeType, FunctionType
+from typing import Any, ClassVar, Generic, Protocol
+
+
+class RunConfig:
+    """What `train`, `Run` and `Study` ask of a frozen dataclass that defines a run: `Config`, `RobotConfig`.
+
+    Fields task, algorithm, seed and num_envs; `epochs`, `steps_per_epoch`; `make_env(num_envs, seed)`; `trainer()`, of
+    something with run_epoch, state, restore; `policy(arrays)` of a checkpoint.
+    """
+
+    method: ClassVar[int]  # part of every run's name; raised whenever a change to the code changes numbers
+    shown: ClassVar[dict[str, str]]  # label -> column of progress, on progress bars
+    checkpoint_seconds: ClassVar[float] = 0.0  # epochs that are shorter share a checkpoint
+    episode_columns: ClassVar[tuple[str, ...]]
+    vocabulary: ClassVar[dict[str, Any]]  # name -> class of everything that a description of it may hold
+    shipped_networks: ClassVar[tuple[str, ...]] = ()  # how names begin of arrays that ship with results
+
+    @property
+    def resolved(self) -> RunConfig:
+        """The config as it is run, with the task's own value in every field left None: what `identity` names."""
+        return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The method version and the whole config: what a run is."""
+        return {"method": self.method, "config": describe(self.resolved)}
+
+    @property
+    def run_id(self) -> str:
+        """Hash of the identity."""
+        text = json.dumps(self.identity, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def describe(value: Any) -> Any:
+    """A config as JSON-able values. Classes go by name; one from outside the package (a notebook cell, say) also by a
+    hash of the code of its methods, so that editing it names a new run. What the methods call or read from outside
+    the class is not seen: keep it in fields. Raises TypeError for what has no such description.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        if not kind.__dataclass_params__.frozen:
+            raise TypeError(f"{kind.__qualname__} must be a frozen dataclass: @dataclass(frozen=True)")
+        name = {"class": kind.__qualname__}
+        if any(map(_from_outside, kind.__mro__)):
+            name["code"] = _code_hash(kind)
+        return name | {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if (
+        value is None
+        or isinstance(value, bool | int | str)
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
+        return value
+    raise TypeError(f"a config holds plain, finite values and frozen dataclasses of them; got {value!r}")
+
+
+def config_from(description: dict[str, Any]) -> RunConfig:
+    """The resolved config that `describe` described, of the same run_id.
+
+    Raises ValueError for a class from outside the package (a notebook cell, say), of which a description has only the
+    name, and for what does not describe a config of this version of the package.
+    """
+    words = {name: kind for config in RunConfig.__subclasses__() for name, kind in config.vocabulary.items()}
+    words |= {kind.__qualname__: kind for kind in RunConfig.__subclasses__() if not _from_outside(kind)}
+    config = _rebuilt(description, words)
+    if not isinstance(config, RunConfig) or config.identity["config"] != description:
+        raise ValueError(f"not a description of a Config of this version of the package: {description!r}")
+    return config
+
+
+def _rebuilt(value: Any, words: dict[str, Any]) -> Any:
+    if isinstance(value, list):
+        return tuple(_rebuilt(item, words) for item in value)
+    if not isinstance(value, dict):
+        return value
+    name = value.get("class")
+    settings = {field: _rebuilt(v, words) for field, v in value.items() if field not in ("class", "code")}
+    kind = words.get(name)
+    if not is_dataclass(kind) or "code" in value:
+        raise ValueError(
+            f"class {name} is not the package's own, so it cannot be rebuilt from its description"
+        )
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"not a description of this version's {name}: {error}") from error
+
+
+def _from_outside(kind: type) -> bool:
+    return kind not in (object, Protocol, Generic) and kind.__module__.partition(".")[0] != "shapo"
+
+
+def _code_hash(kind: type) -> str:
+    """Compiled code, not source: a notebook's classes travel to worker processes without theirs."""
+    code = []
+    for base in filter(_from_outside, kind.__mro__):
+        for name, member in sorted(vars(base).items()):
+            function = getattr(member, "__func__", getattr(member, "fget", member))
+            if isinstance(function, FunctionType) and name not in _GENERATED:
+                code.append((name, _constants(function.__code__), function.__defaults__))
+    return hashlib.sha256(repr(code).encode()).hexdigest()[:12]
+
+
+# What @dataclass writes follows from the fields, which are named anyway.
+_GENERATED = {"__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__replace__"}
+
+
+def _constants(code: CodeType) -> tuple:
+    """Code without file names and line numbers."""
+    constants = [_constants(c) if isinstance(c, CodeType) else _ordered(c) for c in code.co_consts]
+    return code.co_code, constants, code.co_names, code.co_varnames
+
+
+def _ordered(constant: Any) -> Any:
+    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
