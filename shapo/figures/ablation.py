@@ -1,33 +1,20 @@
-"""Figures 6 and 7: the variants of an experiment side by side, and a sweep of one radius."""
+"""Figures 6 to 8: the variants of an experiment side by side, and a sweep of one radius."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from shapo.experiments.safety import METRICS, tail_level
-from shapo.figures.style import BLACK, EUCLIDEAN, GREY, PAGE, PLAIN, SHAPO, one_legend, plain_log, use_style
+from shapo.figures.style import LOOKS, PAGE, canvas, legend, looks, nothing, plain_log
 
-ACTORS = {"no perturbation": PLAIN, "Fisher": SHAPO, "Euclidean": EUCLIDEAN, "another": BLACK}
-CRITICS = {"plain critics": "o", "SAM critics": "s"}
-NOTHING = {"fontsize": 6, "color": GREY, "bbox": {"fc": "white", "ec": "none", "pad": 0.5}}
-FAINT = {"ls": "", "ms": 2.2, "mew": 0, "alpha": 0.45}  # single runs
-
-
-def look(variant: str) -> tuple[str, str]:
-    """(key of ACTORS, key of CRITICS): the actor's perturbation gives the colour, the critics the marker."""
-    critics = "SAM critics" if variant == "SHAPO" or "SAM Critic" in variant else "plain critics"
-    if variant in ("vanilla", "SAM Critic"):
-        return "no perturbation", critics
-    fisher = "Fisher" if variant.startswith(("SHAPO", "fixed")) else "another"  # "fixed": Figure 8's
-    return "Euclidean" if variant.startswith("E-SAM") else fisher, critics
+CELL = ["task", "baseline", "metric"]
 
 
 def ablation(
@@ -38,7 +25,7 @@ def ablation(
 ) -> Figure:
     """A row of panels per task and baseline, a column per metric, a line per variant: IQM, interval, single runs.
 
-    The reference goes through each panel as a line, with its interval as a band.
+    The reference goes through each panel as a line, with its interval as a band. Constant metrics are left out.
 
     Args:
         results: `experiments.results`. comparison: `report.comparison` of them; its metrics are drawn, in order.
@@ -48,34 +35,31 @@ def ablation(
         ValueError: where there is no run to draw.
     """
     variants = list(results.variant.unique() if variants is None else variants)
-    fig, panels = _panels(results, comparison, 0.16 * len(variants) + 0.75)
+    fig, panels = _panels(results, comparison, 0.17 * len(variants) + 0.75)
+    chosen = looks(variants)
     lowest = {(task, metric): baseline for task, baseline, metric in panels}
-    for (task, baseline, metric), axis in panels.items():
-        rows = _rows(comparison, task, baseline, metric)
-        _band(rows, reference, axis.axvline, axis.axvspan)
+    for cell, axis in panels.items():
+        rows, runs = _rows(comparison, cell), _rows(results.assign(metric=cell[2]), cell)
+        _band(axis, rows, reference, upright=True)
+        # Of three points the median is the IQM, their range the interval: seaborn estimates nothing.
+        three = rows[["iqm", "low", "high"]].stack().rename("value").reset_index()
+        style = {"y": "variant", "order": variants, "hue": "variant", "hue_order": variants, "ax": axis}
+        style |= {"palette": {name: look.colour for name, look in chosen.items()}, "legend": False}
+        sns.stripplot(runs.reset_index(), x=cell[2], size=2.2, alpha=0.45, jitter=0.25, **style)
+        markers = [look.marker for look in chosen.values()]
+        interval = {"estimator": "median", "errorbar": ("pi", 100), "err_kws": {"lw": 1.2}}
+        sns.pointplot(
+            three, x="value", markers=markers, ms=4.5, mec="white", mew=0.4, ls="", **interval, **style
+        )
         for y, variant in enumerate(variants):
             if variant not in rows.index:
-                at_the_left = axis.get_yaxis_transform()
-                axis.text(0.02, y, "no run", va="center", transform=at_the_left, **NOTHING)
-                continue
-            actor, critics = look(variant)
-            runs = _runs(results, task, baseline, variant)[metric]
-            axis.plot(runs, np.full(len(runs), y + 0.25), "o", color=ACTORS[actor], **FAINT)
-            axis.plot(rows.loc[variant, ["low", "high"]], [y, y], color=ACTORS[actor], lw=1.3)
-            axis.plot(rows.iqm[variant], y, CRITICS[critics], ms=4, color=ACTORS[actor])
-        axis.set_yticks(range(len(variants)), variants)
+                nothing(axis, "no run", 0.02, y, transform=axis.get_yaxis_transform(), ha="left")
+        axis.set(ylabel="", ylim=(len(variants) - 0.4, -0.6), xlabel="")
         axis.tick_params(axis="y", left=False, labelleft=axis.get_subplotspec().is_first_col())
-        axis.set_ylim(len(variants) - 0.4, -0.6)
         axis.grid(axis="y", visible=False)
         axis.xaxis.set_major_locator(MaxNLocator(4))
-        if lowest[task, metric] == baseline:
-            axis.set_xlabel(_name(metric, task, "← →"))
-    actors, critics = (set(kinds) for kinds in zip(*map(look, variants), strict=True))
-    keys = [Line2D([], [], color=ACTORS[kind], lw=3, label=kind) for kind in ACTORS if kind in actors]
-    markers = [(CRITICS[kind], kind) for kind in CRITICS if kind in critics]
-    keys += [Line2D([], [], color=BLACK, marker=m, ls="", ms=4, label=kind) for m, kind in markers]
-    keys.append(Line2D([], [], color=BLACK, marker="o", label="single runs", **FAINT))
-    fig.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+        if lowest[cell[0], cell[2]] == cell[1]:
+            axis.set_xlabel(_name(cell[2], cell[0], "← →"))
     return fig
 
 
@@ -94,63 +78,65 @@ def sweep(
         ValueError: where there is no run to draw.
     """
     fig, panels = _panels(results, comparison, 1.75)
-    for (task, baseline, metric), axis in panels.items():
-        rows = _rows(comparison, task, baseline, metric)
+    look = LOOKS["E-SAM"]
+    for cell, axis in panels.items():
+        rows, runs = _rows(comparison, cell), _rows(results.assign(metric=cell[2]), cell)
         for variant in references:
-            _band(rows, variant, axis.axhline, axis.axhspan)
-        for variant, radius in rho.items():
-            runs = _runs(results, task, baseline, variant)[metric]
-            axis.plot(np.full(len(runs), 1.1 * radius), runs, "o", color=EUCLIDEAN, **FAINT)
+            _band(axis, rows, variant)
+        runs = runs[runs.index.isin(rho)]
+        axis.plot(1.1 * runs.index.map(rho), runs[cell[2]], "o", color=look.colour, ms=2.2, mew=0, alpha=0.45)
         swept = rows.loc[[variant for variant in rho if variant in rows.index]]
-        radii = [rho[variant] for variant in swept.index]
-        axis.vlines(radii, swept.low, swept.high, color=EUCLIDEAN, lw=1.3)
-        axis.plot(radii, swept.iqm, "o-", ms=4, lw=0.8, color=EUCLIDEAN, label=r"E-SAM, fixed $\rho$")
+        spread = [swept.iqm - swept.low, swept.high - swept.iqm]
+        marks = {"marker": look.marker, "ms": 4, "label": r"E-SAM, fixed $\rho$", "elinewidth": 1.2}
+        axis.errorbar(swept.index.map(rho), swept.iqm, spread, lw=0.8, **look.line, **marks)
         axis.set_xscale("log")
         axis.set_xlim(min(rho.values()) / 1.5, 1.5 * max(rho.values()))
         plain_log(axis.xaxis)
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xticks(list(rho.values()))
-        axis.set_xlabel(r"$\rho$, Euclidean in parameters")
-        axis.set_ylabel(_name(metric, task, "↓ ↑"))
-    one_legend(fig, 4)
+        axis.set(xlabel=r"$\rho$, Euclidean in parameters", ylabel=_name(cell[2], cell[0], "↓ ↑"))
+    legend(fig)
     return fig
 
 
 def _panels(
     results: pd.DataFrame, comparison: pd.DataFrame, height: float
 ) -> tuple[Figure, dict[tuple[str, str, str], Axes]]:
-    """(task, baseline, metric) -> its panel: a row of them for each task and baseline that has runs."""
+    """(task, baseline, metric) -> its panel: a row for each task and baseline with runs; constant metrics have none."""
     if results.empty:
         raise ValueError("results must hold at least one run; got none")
-    metrics = comparison.groupby("task", sort=False).metric.unique()
+    metrics = {
+        task: [
+            name for name in comparison[comparison.task == task].metric.unique() if runs[name].nunique() > 1
+        ]
+        for task, runs in results.groupby("task", sort=False)
+    }
     groups = list(results.groupby(["task", "baseline"], sort=False).groups)
-    use_style()
-    size, columns = (PAGE, height * len(groups) + 0.3), max(map(len, metrics))
-    fig, axes = plt.subplots(len(groups), columns, figsize=size, squeeze=False)
+    columns = max(1, *map(len, metrics.values()))
+    fig, axes = canvas(PAGE, height * len(groups) + 0.3, columns, len(groups))
     panels = {}
-    for (task, baseline), row in zip(groups, axes, strict=True):
+    for (task, baseline), row in zip(groups, axes.reshape(len(groups), columns), strict=True):
         row[0].set_title(f"{task}, {baseline}", loc="left")
-        panels |= {(task, baseline, metric): axis for metric, axis in zip(metrics[task], row, strict=True)}
+        for axis in row[len(metrics[task]) :]:
+            axis.remove()
+        panels |= {(task, baseline, metric): axis for metric, axis in zip(metrics[task], row, strict=False)}
     return fig, panels
 
 
-def _rows(comparison: pd.DataFrame, task: str, baseline: str, metric: str) -> pd.DataFrame:
-    """The comparison of one panel, by variant; without those that have no number there."""
-    here = (comparison[["task", "baseline", "metric"]] == [task, baseline, metric]).all(axis=1)
-    return comparison[here].set_index("variant").dropna(subset="iqm")
+def _rows(table: pd.DataFrame, cell: tuple[str, str, str]) -> pd.DataFrame:
+    """A table's rows of one panel that have a number there, by variant."""
+    here = table[(table[CELL] == list(cell)).all(axis=1)].set_index("variant")
+    return here.dropna(subset="iqm" if "iqm" in here else cell[2])
 
 
-def _runs(results: pd.DataFrame, task: str, baseline: str, variant: str) -> pd.DataFrame:
-    return results[(results[["task", "baseline", "variant"]] == [task, baseline, variant]).all(axis=1)]
-
-
-def _band(rows: pd.DataFrame, variant: str, line: Callable, span: Callable) -> None:
+def _band(axis: Axes, rows: pd.DataFrame, variant: str, upright: bool = False) -> None:
     """A variant's IQM across a panel, and its interval where there is one."""
     if variant in rows.index:
-        row, (actor, _) = rows.loc[variant], look(variant)
-        line(row.iqm, color=ACTORS[actor], lw=0.8, ls="--", label=variant)
+        row, look = rows.loc[variant], LOOKS[variant]
+        line, span = (axis.axvline, axis.axvspan) if upright else (axis.axhline, axis.axhspan)
+        line(row.iqm, lw=0.8, label=variant, **look.line)
         if np.isfinite(row.low):
-            span(row.low, row.high, color=ACTORS[actor], alpha=0.12, lw=0)
+            span(row.low, row.high, color=look.colour, alpha=0.12, lw=0)
 
 
 def _name(metric: str, task: str, arrows: str) -> str:

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
+from shapo.figures.curves import curves
 from shapo.figures.style import (
-    BAD,
-    BLACK,
+    BLUE,
     COLUMN,
-    EUCLIDEAN,
-    GOOD,
     GREY,
+    LOOKS,
     ORANGE,
     PAGE,
     PINK,
     RED,
-    SHAPO,
     canvas,
+    movable,
+    name_lines,
+    ordered,
     plain_log,
     say,
 )
+
+FISHER, EUCLIDEAN = BLUE, ORANGE
+BALLS = {"Euclidean": EUCLIDEAN, "Fisher": FISHER}
+BAD, GOOD = ORANGE, BLUE  # advantages
+DISTANCES = r"$|a|$ [standard deviations]"
+ARROW = {"arrowstyle": "-|>", "lw": 1.6, "shrinkA": 0, "shrinkB": 0}
 
 
 def geometry(
@@ -44,30 +52,23 @@ def geometry(
         sweep: columns std, Fisher, Euclidean: exact KL of either step from policies of several σ₀.
     """
     theta, fisher = np.asarray(theta, dtype=float), np.asarray(fisher, dtype=float)
-    colours = {"Fisher": SHAPO, "Euclidean": EUCLIDEAN}
     fig, (plane, actions, sharpen) = canvas(PAGE, 2.35, 3)
 
     turn = np.linspace(0, 2 * np.pi, 400)
     circle = np.stack([np.cos(turn), np.sin(turn)])
-    edges = {
-        "Fisher": np.sqrt(2 * delta) * np.linalg.solve(np.linalg.cholesky(fisher).T, circle),
-        "Euclidean": rho * circle,
-    }
+    ellipse = np.sqrt(2 * delta) * np.linalg.solve(np.linalg.cholesky(fisher).T, circle)
+    edges = {"Fisher": ellipse, "Euclidean": rho * circle}
     reach = 1.25 * max(np.abs(edge).max() for edge in edges.values())
     mean, log_std = np.meshgrid(*(centre + reach * np.linspace(-1, 1, 241) for centre in theta))
-    kl = (
-        0.5 * (np.exp(2 * (theta[1] - log_std)) + ((mean - theta[0]) * np.exp(-log_std)) ** 2 - 1)
-        + log_std
-        - theta[1]
-    )
-    levels = delta * np.array([0.25, 1, 4, 16])
-    contours = plane.contour(mean, log_std, kl, levels, colors=GREY, linewidths=0.7)
-    plane.clabel(contours, fmt=lambda level: f"{level:.2g}", fontsize=6)
+    fall = theta[1] - log_std
+    kl = 0.5 * (np.exp(2 * fall) + ((mean - theta[0]) * np.exp(-log_std)) ** 2 - 1) - fall
+    contours = plane.contour(mean, log_std, kl, delta * np.array([0.25, 4, 16]), colors=GREY, linewidths=0.7)
+    corner = theta + reach * np.array([0.62, -0.85])  # below both balls
+    plane.clabel(contours, [4 * delta], fmt=lambda level: f"{level:.2g}", fontsize=6, manual=[corner])
     for name, edge in edges.items():
-        plane.plot(theta[0] + edge[0], theta[1] + edge[1], color=colours[name], lw=1.2, label=f"{name} ball")
-        tip = theta + np.asarray(steps[name])
-        plane.annotate("", tip, theta, arrowprops={"arrowstyle": "-|>", "color": colours[name], "lw": 1.6})
-    plane.plot(*theta, "o", color=BLACK, ms=3)
+        plane.plot(theta[0] + edge[0], theta[1] + edge[1], lw=1.2, label=f"{name} ball", **LOOKS[name].line)
+        plane.annotate("", theta + np.asarray(steps[name]), theta, arrowprops=ARROW | {"color": BALLS[name]})
+    plane.plot(*theta, "o", color="k", ms=3)
     plane.set_aspect("equal")
     plane.grid(False)
     plane.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=6.5, ncols=2)
@@ -76,27 +77,21 @@ def geometry(
     width = np.exp(theta[1])
     a = np.linspace(theta[0] - 4.5 * width, theta[0] + 4.5 * width, 400)
     actions.fill_between(a, norm.pdf(a, theta[0], width), color="#DDDDDD", lw=0, label=r"$\pi_0$")
-    for name, step in steps.items():
-        moved = theta + np.asarray(step)
-        actions.plot(a, norm.pdf(a, moved[0], np.exp(moved[1])), color=colours[name], label=name)
-    actions.set_ylim(0, 1.45 * norm.pdf(0, 0, width))
+    moved = {name: theta + np.asarray(step) for name, step in steps.items()}
+    for name, (mean, log_std) in moved.items():
+        actions.plot(a, norm.pdf(a, mean, np.exp(log_std)), label=name, **LOOKS[name].line)
+    actions.set_ylim(0, 1.5 * norm.pdf(0, 0, width))
     actions.legend(loc="upper right")
     say(actions, "the perturbed policies", "action", "density")
 
-    for name, colour in colours.items():
-        sharpen.loglog(sweep["std"], sweep[name], color=colour, label=name)
-    sharpen.axhline(delta, color=BLACK, lw=0.8, ls=":", label=r"$\delta_{\rm Down}$")
+    curves(sharpen, {name: [sweep.set_index("std")[name]] for name in BALLS}, LOOKS)
+    sharpen.axhline(delta, color="k", lw=0.8, ls=":", label=r"$\delta_{\rm Down}$")
+    sharpen.set(xscale="log", yscale="log", ylim=(delta / 3, None))
     sharpen.invert_xaxis()
     sharpen.legend(loc="upper left")
-    sharpen.set_ylim(delta / 3, None)
-    plain_log(sharpen.xaxis)
-    plain_log(sharpen.yaxis)
-    say(
-        sharpen,
-        "as the policy sharpens",
-        r"standard deviation $\sigma_0$",
-        r"$D_{\rm KL}(\pi_0,\tilde\pi)$ [nats]",
-    )
+    plain_log(sharpen.xaxis, sharpen.yaxis)
+    label = r"$D_{\rm KL}(\pi_0,\tilde\pi)$ [nats]"
+    say(sharpen, "as the policy sharpens", r"standard deviation $\sigma_0$", label)
     return fig
 
 
@@ -107,31 +102,28 @@ def theorem1(table: pd.DataFrame, constant: float, trivial: float, sharpening: p
         table: `theory.theorem1_table`. constant: C. trivial: |J(π̃) − J(π₀)| is below it for any two policies.
         sharpening: columns std, ball, bound, error: the largest over each ball, per standard deviation.
     """
-    fig, (left, right) = canvas(PAGE, 2.6, 2)
-    for ball, colour in (("Euclidean", EUCLIDEAN), ("Fisher", SHAPO)):
-        rows = table[table["ball"] == ball]
-        left.loglog(rows["kl_max"], rows["error"], ".", ms=3, alpha=0.6, color=colour, label=f"{ball} ball")
+    fig, (left, right) = canvas(PAGE, 2.7, 2)
     kl = np.array([table["kl_max"].min() / 2, table["kl_max"].max() * 2])
     tight = (table["error"] / table["kl_max"]).max()
-    left.loglog(kl, constant * kl, color=BLACK, label=rf"bound, $C={constant:.0f}$")
-    left.loglog(kl, tight * kl, color=BLACK, lw=0.9, ls="--", label=f"{tight:.2g} would do here")
+    left.loglog(kl, constant * kl, color="k", label=rf"bound, $C={constant:.0f}$")
+    left.loglog(kl, tight * kl, color="k", lw=0.9, ls="--", label=f"{tight:.2g} would do here")
+    density = {"levels": 6, "thresh": 0.03, "gridsize": 80, "alpha": 0.75, "warn_singular": False}
+    for ball, fill in (("Euclidean", False), ("Fisher", True)):
+        rows = table[table["ball"] == ball].assign(error=lambda rows: rows.error.clip(lower=1e-12))
+        sns.kdeplot(rows, x="kl_max", y="error", ax=left, color=BALLS[ball], fill=fill, **density)
+        left.plot([], [], color=BALLS[ball], lw=4 if fill else 1.2, label=f"{ball} ball")
     for axis in (left, right):
         axis.axhline(trivial, color=GREY, lw=0.9, ls=":")
         axis.set_ylim(1e-9, 3e3)
         axis.annotate("no two policies differ by more", (0.03, trivial), (0, 2), fontsize=6.5, color=GREY,
                       xycoords=axis.get_yaxis_transform(), textcoords="offset points")  # fmt: skip
     left.legend(loc="lower right", fontsize=6.5, ncols=2)
-    say(
-        left,
-        "random policies",
-        r"$D_{\rm KL}^{\max}(\pi_0,\tilde\pi)$ [nats]",
-        r"$|J(\tilde\pi)-J(\pi_0)-L(\tilde\pi)|$",
-    )
+    error = r"$|J(\tilde\pi)-J(\pi_0)-L(\tilde\pi)|$"
+    say(left, "density of random policies", r"$D_{\rm KL}^{\max}(\pi_0,\tilde\pi)$ [nats]", error)
 
-    for ball, colour in (("Euclidean", EUCLIDEAN), ("Fisher", SHAPO)):
-        rows = sharpening[sharpening["ball"] == ball]
-        right.loglog(rows["std"], rows["bound"], color=colour, label=f"{ball}: bound")
-        right.loglog(rows["std"], rows["error"], color=colour, ls="--", label=f"{ball}: error")
+    for ball, rows in sharpening.groupby("ball"):
+        right.loglog(rows["std"], rows["bound"], color=BALLS[ball], label=f"{ball}: bound")
+        right.loglog(rows["std"], rows["error"], color=BALLS[ball], ls="--", label=f"{ball}: error")
     right.invert_xaxis()
     right.legend(loc="lower left", fontsize=6.5, ncols=2)
     plain_log(right.xaxis)
@@ -162,36 +154,29 @@ def quantile(
     precision = np.linalg.inv(np.cov(samples.T))
     energy = np.einsum("ihw,ij,jhw->hw", np.stack([x, y]), precision, np.stack([x, y]))
     at_best = np.asarray(most_likely) @ precision @ np.asarray(most_likely)
-    plane.contour(x, y, energy, [at_best * f for f in (0.25, 1, 2.25)], colors=BLACK, linewidths=0.6)
-    plane.annotate("", step, (0, 0), arrowprops={"arrowstyle": "-|>", "color": SHAPO, "lw": 1.6})
-    plane.plot(
-        *most_likely, "o", ms=8, mfc="none", mec=BLACK, mew=1.3, label="most likely in the tail (optimiser)"
-    )
-    plane.plot(*step, "o", ms=3.5, color=SHAPO, label=r"$\varepsilon_{\rm Down}=U_F(-g,\,z_\alpha^2/2n)$")
+    plane.contour(x, y, energy, [at_best * f for f in (0.25, 1, 2.25)], colors="k", linewidths=0.6)
+    plane.annotate("", step, (0, 0), arrowprops=ARROW | {"color": FISHER})
+    mark = {"mfc": "none", "mec": "k", "mew": 1.3, "label": "most likely in the tail (optimiser)"}
+    plane.plot(*most_likely, "o", ms=8, **mark)
+    plane.plot(*step, "o", ms=3.5, color=FISHER, label=r"$\varepsilon_{\rm Down}=U_F(-g,\,z_\alpha^2/2n)$")
     plane.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7)
     plane.grid(False)
-    say(
-        plane,
-        r"draws from $Q=\mathcal{N}(\theta_0,F^{-1}/n)$",
-        r"$\theta_1-\theta_{0,1}$",
-        r"$\theta_2-\theta_{0,2}$",
-    )
+    title = r"draws from $Q=\mathcal{N}(\theta_0,F^{-1}/n)$"
+    say(plane, title, r"$\theta_1-\theta_{0,1}$", r"$\theta_2-\theta_{0,2}$")
 
-    width = np.ptp(values) / 60
-    bins = limit + width * np.arange(np.floor((values.min() - limit) / width), 62)  # one edge at the limit
-    counts, _ = np.histogram(values, bins)
-    middle = (bins[1:] + bins[:-1]) / 2
-    histogram.bar(
-        middle, counts / counts.sum() / width, width, color=np.where(middle <= limit, ORANGE, "#CFCFCF")
-    )
-    line, std = np.linspace(*bins[[0, -1]], 300), values.std()
-    histogram.plot(line, norm.pdf(line, 0, std), color=BLACK, lw=1)
-    histogram.axvline(float(np.asarray(step) @ gradient), color=SHAPO)
-    histogram.annotate(
-        rf"$g^\top\varepsilon_{{\rm Down}}$" "\n" rf"{100 * tail.mean():.1f} % below",
-        (limit, 0.8 * norm.pdf(0, 0, std)), (-4, 0),
-        textcoords="offset points", ha="right", color=SHAPO, fontsize=7.5,
-    )  # fmt: skip
+    width, std = np.ptp(values) / 60, values.std()
+    edges = limit + width * np.arange(
+        np.floor((values.min() - limit) / width), 62
+    )  # one of them at the limit
+    for part, colour in ((values[~tail], "#CFCFCF"), (values[tail], ORANGE)):
+        weights = np.full(len(part), 1 / len(values) / width)
+        histogram.hist(part, edges, weights=weights, color=colour)
+    line = np.linspace(*edges[[0, -1]], 300)
+    histogram.plot(line, norm.pdf(line, 0, std), color="k", lw=1)
+    histogram.axvline(float(np.asarray(step) @ gradient), color=FISHER)
+    words = rf"$g^\top\varepsilon_{{\rm Down}}$" "\n" rf"{100 * tail.mean():.1f} % below"
+    place = {"textcoords": "offset points", "ha": "right", "color": FISHER, "fontsize": 7.5}
+    histogram.annotate(words, (limit, 0.8 * norm.pdf(0, 0, std)), (-4, 0), **place)
     say(histogram, "the surrogate, to first order", r"$Y=g^\top(\theta-\theta_0)$", "density")
     return fig
 
@@ -202,59 +187,89 @@ def agreement(table: pd.DataFrame, reached: pd.DataFrame, alpha: float) -> Figur
     Args:
         table: `theory.proposition2_agreement`. reached: `theory.quantile_reached` at `alpha`.
     """
-    fig, (left, right) = canvas(PAGE, 2.3, 2)
-    dimensions = sorted(table["dimension"].unique())
-    for position, dimension in enumerate(dimensions):
-        distance = np.maximum(table.loc[table["dimension"] == dimension, "distance"], 1e-17)
-        spread = np.linspace(-0.25, 0.25, len(distance))
-        left.semilogy(position + spread, distance, ".", ms=3, color=SHAPO, alpha=0.6)
-    left.set_xticks(range(len(dimensions)), [str(d) for d in dimensions])
+    fig, (left, right) = canvas(PAGE, 2.4, 2)
+    table = table.assign(distance=np.maximum(table["distance"], 1e-17))
+    style = {"color": FISHER, "density_norm": "width", "inner": "quart", "cut": 0, "linewidth": 0.8}
+    sns.violinplot(table, x="dimension", y="distance", log_scale=(False, True), ax=left, **style)
     left.set_ylim(1e-17, 1e-3)
-    say(left, r"$\varepsilon_{\rm Down}$ against SLSQP", "dimension", r"relative distance, in $\|\cdot\|_F$")
+    title = r"density of $\varepsilon_{\rm Down}$ against SLSQP"
+    say(left, title, "dimension", r"relative distance, in $\|\cdot\|_F$")
 
-    right.errorbar(
-        reached["n"],
-        reached["reached"],
-        2 * reached["standard_error"],
-        fmt="o-",
-        ms=3,
-        lw=1,
-        color=SHAPO,
-        capsize=2,
-    )
-    right.axhline(alpha, color=BLACK, lw=0.9, ls=":", label=rf"$\alpha={alpha:g}$")
-    right.set_xscale("log")
-    right.set_ylim(0, None)
+    bars = {"fmt": "s-", "ms": 3, "lw": 1, "color": FISHER, "capsize": 2}
+    right.errorbar(reached["n"], reached["reached"], 2 * reached["standard_error"], **bars)
+    right.axhline(alpha, color="k", lw=0.9, ls=":", label=rf"$\alpha={alpha:g}$")
+    right.set(xscale="log", ylim=(0, None))
     right.legend(loc="lower right")
-    say(
-        right,
-        "the curved surrogate of the ring road",
-        "samples $n$",
-        r"$P_Q(L(\theta)\leq L(\theta_0+\varepsilon))$",
-    )
+    label = r"$P_Q(L(\theta)\leq L(\theta_0+\varepsilon))$"
+    say(right, "the curved surrogate of the ring road", "samples $n$", label)
     return fig
 
 
-def dial(
-    n: ArrayLike, alpha_of_n: Mapping[float, ArrayLike], delta_of_n: Mapping[float, ArrayLike], mark=None
-) -> Figure:
+Curves = Mapping[float, ArrayLike]
+
+
+def dial(n: ArrayLike, alpha_of_n: Curves, delta_of_n: Curves, mark: tuple | None = None) -> Figure:
     """The dial α ↔ δ_Down ↔ n: what a fixed radius means, and what radius a fixed confidence asks for.
 
     Args:
         n: sample counts (M,). alpha_of_n: δ_Down -> α at each n. delta_of_n: α -> δ_Down at each n.
         mark: (α, δ_Down, n) to mark in both panels, or None.
     """
-    fig, (left, right) = canvas(PAGE, 2.5, 2)
-    shades = plt.get_cmap("cividis")
-    for axis, curves, name in ((left, alpha_of_n, r"\delta_{\rm Down}"), (right, delta_of_n, r"\alpha")):
-        for position, (value, curve) in enumerate(curves.items()):
-            colour = shades(0.05 + 0.8 * position / max(len(curves) - 1, 1))
-            axis.plot(n, curve, color=colour, label=rf"${name}={value:g}$")
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-    left.set_ylim(1e-6, 0.7)
-    left.legend(loc="lower left")
-    right.legend(loc="upper right")
+    fig, axes = canvas(PAGE, 2.5, 2)
+    _dial(axes, n, alpha_of_n, delta_of_n, mark)
+    return fig
+
+
+def turning_dial(
+    n: ArrayLike,
+    alpha_of_n: Curves,
+    delta_of_n: Curves,
+    samples: ArrayLike,
+    gradient: ArrayLike,
+    fisher: ArrayLike,
+) -> Callable[[float, float, float], bytes]:
+    """`dial` beside Proposition 2, whose marks move: (α, δ_Down, n) -> the picture as PNG, sharp at half its size.
+
+    Args:
+        samples: draws from N(0, F⁻¹) (N, 2), which are those of Q times √n. gradient: g (2,). fisher: F (2, 2).
+    """
+    fig, axes = canvas(1.3 * PAGE, 2.7, 3)
+    rings = _dial(axes, n, alpha_of_n, delta_of_n, (np.nan,) * 3)
+    plane, direction = axes[2], -np.linalg.solve(np.asarray(fisher, float), np.asarray(gradient, float))
+    direction /= np.sqrt(direction @ fisher @ direction)  # of length one in F
+    reach = 1.05 * np.abs(samples).max()
+    plane.plot(*np.asarray(samples).T, ".", ms=1.6, alpha=0.5, color=GREY)
+    plane.set(xlim=(-reach, reach), ylim=(-reach, reach))
+    plane.set_aspect("equal")
+    say(
+        plane,
+        r"Proposition 2, times $\sqrt{n}$",
+        r"$\sqrt{n}\,(\theta_1-\theta_{0,1})$",
+        r"$\sqrt{n}\,(\theta_2-\theta_{0,2})$",
+    )
+    along = (
+        np.array([-np.asarray(gradient)[1], np.asarray(gradient)[0]]) * 9 * reach / np.linalg.norm(gradient)
+    )
+    (edge,) = plane.plot([], [], color=RED, lw=1.2, ls="--")
+    (step,) = plane.plot([], [], "s-", color=FISHER, ms=4, lw=1.8, markevery=[1])
+    draw = movable(fig, [*rings, edge, step])
+
+    def picture(alpha: float, delta: float, count: float) -> bytes:
+        for ring, height in zip(rings, (alpha, delta), strict=True):
+            ring.set_data([count], [height])
+        tip = np.sqrt(2 * count * delta) * direction
+        step.set_data(*np.stack([0 * tip, tip]).T)
+        edge.set_data(*np.stack([tip - along, tip + along]).T)  # the tail begins here
+        return draw()
+
+    return picture
+
+
+def _dial(
+    axes: tuple[Axes, ...], n: ArrayLike, alpha_of_n: Curves, delta_of_n: Curves, mark: tuple | None
+) -> list:
+    """Both panels; the rings that mark a point in each."""
+    left, right, *_ = axes
     say(
         left,
         r"fixed $\delta_{\rm Down}$: pessimism grows",
@@ -267,11 +282,17 @@ def dial(
         "effective samples $n$",
         r"$\delta_{\rm Down}=z_\alpha^2/2n$ [nats]",
     )
-    if mark is not None:
-        alpha, delta, samples = mark
-        left.plot(samples, alpha, "o", ms=6, mfc="none", mec=RED, mew=1.5)
-        right.plot(samples, delta, "o", ms=6, mfc="none", mec=RED, mew=1.5)
-    return fig
+    for axis, table, name in ((left, alpha_of_n, r"\delta_{\rm Down}"), (right, delta_of_n, r"\alpha")):
+        named = {rf"${name}={value:g}$": curve for value, curve in table.items()}
+        for label, look in ordered(named).items():
+            axis.plot(n, named[label], label=label, **look.line)
+        axis.set(xscale="log", yscale="log")
+    left.set_ylim(1e-6, 0.7)
+    name_lines(left)
+    name_lines(right)
+    ring = {"ms": 8, "mfc": "none", "mec": RED, "mew": 1.8}
+    points = [(axis, mark[2], mark[k]) for k, axis in enumerate((left, right))] if mark else []
+    return [axis.plot([x], [y], "o", **ring)[0] for axis, x, y in points]
 
 
 def reweighting(
@@ -285,18 +306,17 @@ def reweighting(
     """
     fig, (weights, zones) = canvas(PAGE, 2.7, 2, width_ratios=(1.35, 1))
     styles = ["-", "--", ":"]
-    for curves, colour, name in ((bad, BAD, "bad action, $A<0$"), (good, GOOD, "good action, $A>0$")):
+    for sign, colour, name in ((bad, BAD, "bad action, $A<0$"), (good, GOOD, "good action, $A>0$")):
         weights.plot([], [], color=colour, label=name)
-        for style, curve in zip(styles, curves.values(), strict=False):
+        for style, curve in zip(styles, sign.values(), strict=False):
             weights.plot(a, curve, style, color=colour)
     for style, delta in zip(styles, bad, strict=False):
-        weights.plot([], [], style, color=BLACK, lw=1, label=rf"$\delta_{{\rm Down}}={delta:g}$")
-    weights.axhline(1, color=BLACK, lw=0.7)
-    weights.axhline(0, color=BLACK, lw=0.7)
+        weights.plot([], [], style, color="k", lw=1, label=rf"$\delta_{{\rm Down}}={delta:g}$")
+    weights.axhline(1, color="k", lw=0.7)
+    weights.axhline(0, color="k", lw=0.7)
     weights.axvspan(0, 1, color="#F3F3F3", lw=0, zorder=0)
     weights.annotate("roles\nswapped", (0.97, -0.52), ha="right", fontsize=7, color="#555555")
-    weights.set_ylim(-0.6, 2.6)
-    weights.set_xlim(0, np.max(a))
+    weights.set(xlim=(0, np.max(a)), ylim=(-0.6, 2.6))
     weights.legend(loc="upper left", bbox_to_anchor=(1 / np.max(a), 1.02), fontsize=6.5)
     say(weights, r"weight $\tilde g/g$ of an action", r"$|a|$ [standard deviations]", r"$\tilde g/g$")
 
@@ -305,8 +325,8 @@ def reweighting(
     zones.semilogx(roots["delta"], r, color=PINK, label=r"sign change, $\sqrt{2\delta}$ ($A<0$)")
     zones.plot(roots["delta"], roots["bad"], color=BAD, label="crossover, $A<0$")
     zones.plot(roots["delta"], roots["good"], color=GOOD, label="crossover, $A>0$")
-    zones.plot(roots["delta"], 1 + r / 2, ":", color=BLACK, lw=1, label=r"$1\pm\sqrt{2\delta}/2$")
-    zones.plot(roots["delta"], 1 - r / 2, ":", color=BLACK, lw=1)
+    zones.plot(roots["delta"], 1 + r / 2, ":", color="k", lw=1, label=r"$1\pm\sqrt{2\delta}/2$")
+    zones.plot(roots["delta"], 1 - r / 2, ":", color="k", lw=1)
     zones.set_ylim(0, 2.1)
     zones.legend(loc="upper left", fontsize=6.5)
     say(zones, "where the statement turns", r"$\delta_{\rm Down}$ [nats]", r"$|a|$ [standard deviations]")
@@ -321,31 +341,36 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
         prediction: Proposition 3: distance, bad, good (M,), for one sample alone in its batch.
     """
     fig, (means, own, towards) = canvas(PAGE, 2.5, 3)
-    bins = np.linspace(0.2, 3.4, 9)
-    middle = (bins[1:] + bins[:-1]) / 2
-    signs = (
-        (samples["advantage"] < 0, BAD, "bad", "$A<0$"),
-        (samples["advantage"] > 0, GOOD, "good", "$A>0$"),
-    )
-    for rows, colour, key, name in signs:
-        groups = samples[rows].groupby(np.digitize(samples.loc[rows, "distance"], bins))["weight"]
-        mean = groups.mean().reindex(range(1, len(bins)))
-        low, high = (groups.quantile(q).reindex(range(1, len(bins))) for q in (0.25, 0.75))
-        means.fill_between(middle, low, high, color=colour, alpha=0.15, lw=0)
-        means.plot(middle, mean, "o-", ms=3, color=colour, label=f"{name}, measured")
+    r = np.sqrt(2 * delta)
+    bins, edges = np.linspace(0.2, 3.4, 9), np.linspace(-2.5 * r, 2.5 * r, 41)
+    for key, sign, colour, marker in (("bad", -1, BAD, "D"), ("good", 1, GOOD, "s")):
+        rows = samples[np.sign(samples["advantage"]) == sign]
+        binned = pd.cut(rows["distance"], bins, labels=(bins[1:] + bins[:-1]) / 2).astype(float)
+        style = {"marker": marker, "ms": 4, "mew": 0, "color": colour, "ax": means, "legend": False}
+        label = f"$A{'<>'[sign > 0]}0$"
+        sns.lineplot(x=binned, y=rows["weight"], errorbar=("pi", 50), label=f"{label}, measured", **style)
         means.plot(
             prediction["distance"],
             prediction[key],
             "--",
             lw=1,
             color=colour,
-            label=f"{name}, alone (Prop. 3)",
+            label=f"{label}, alone (Prop. 3)",
         )
-    means.axhline(1, color=BLACK, lw=0.7)
-    r = np.sqrt(2 * delta)
-    means.set_ylim(1 - 4 * r, 1 + 4 * r)
-    means.set_xlim(0, 3.4)
-    fig.legend(loc="outside lower center", ncols=4)
+        sns.histplot(
+            x=rows["towards"],
+            bins=edges,
+            stat="density",
+            element="step",
+            fill=sign < 0,
+            alpha=0.35,
+            color=colour,
+            ax=towards,
+        )
+        towards.axvline(-sign * r, color=colour, lw=1, ls="--")  # the move it would make alone
+    means.axhline(1, color="k", lw=0.7)
+    means.set(xlim=(0, 3.4), ylim=(1 - 4 * r, 1 + 4 * r))
+    fig.legend(*means.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     say(
         means,
         "mean weight",
@@ -354,18 +379,12 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
     )
 
     far = samples[samples["distance"] > 0.5]
-    own.plot(far["predicted"], far["weight"], ".", ms=1, alpha=0.25, color=GREY, rasterized=True)
+    own.hexbin(far["predicted"], far["weight"], gridsize=45, bins="log", mincnt=1, cmap="Greys", linewidths=0)
     ends = np.quantile(far["predicted"], [0.001, 0.999])
-    own.plot(ends, ends, color=BLACK, lw=1)
+    own.axline((1, 1), slope=1, color=FISHER, lw=1)
     own.set(xlim=ends, ylim=ends)
-    say(own, "each sample", "Prop. 3 with the sample's own shift", "measured weight")
-
-    edges = np.linspace(-2.5 * r, 2.5 * r, 41)
-    for rows, colour, _, _ in signs:
-        towards.hist(samples.loc[rows, "towards"], edges, density=True, histtype="step", color=colour)
-        sign = 1 if colour == BAD else -1
-        towards.axvline(sign * r, color=colour, lw=1, ls="--")  # the move it would make alone
-    towards.axvline(0, color=BLACK, lw=0.7)
+    say(own, "density of samples", "Prop. 3 with the sample's own shift", "measured weight")
+    towards.axvline(0, color="k", lw=0.7)
     towards.set_yticks([])
     say(towards, "moves of the mean towards $a$", r"$\zeta\cdot z/|z|$ [standard deviations]", "density")
     return fig
@@ -380,11 +399,10 @@ def dilution(table: pd.DataFrame) -> Figure:
     fig, (axis,) = canvas(COLUMN, 2.3)
     mean = table.groupby("samples")["share"].mean()
     axis.loglog(table["samples"], table["share"].where(table["share"] > 0), ".", ms=3, color=GREY, alpha=0.6)
-    axis.loglog(mean.index, mean, "o-", ms=4, color=SHAPO)
-    axis.axhline(1, color=BLACK, lw=0.9, ls="--")
-    axis.annotate(
-        "alone (Prop. 3)", (mean.index[-1], 1), (0, -9), ha="right", fontsize=7, textcoords="offset points"
-    )
+    axis.loglog(mean.index, mean, "s-", ms=4)
+    axis.axhline(1, color="k", lw=0.9, ls="--")
+    words = {"ha": "right", "fontsize": 7, "textcoords": "offset points"}
+    axis.annotate("alone (Prop. 3)", (mean.index[-1], 1), (0, -9), **words)
     axis.set_ylim(0.01, 1.5)
     plain_log(axis.yaxis)
     say(axis, "", "samples in the batch", "a sample's share of the shift")

@@ -1,75 +1,44 @@
-"""Notebooks 21 to 23: what sharpness-aware training changes for the robots."""
+"""Notebooks 21 and 22: what sharpness-aware training changes for the robots."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from shapo.figures.style import (
-    BLACK,
-    BLUE,
-    COLUMN,
-    GREEN,
-    GREY,
-    ORANGE,
-    PAGE,
-    PINK,
-    RED,
-    SKY,
-    YELLOW,
-    canvas,
-    one_legend,
-    say,
-)
+from shapo.figures.curves import curves
+from shapo.figures.style import COLUMN, PAGE, RED, canvas, legend, looks, say
 
-COLOURS = {
-    "SHAC": GREY, "SHAC-ASAM": BLUE, "SHAC-ASAM, few robots": ORANGE, "PPO": RED,
-    "SHAC-ASAM, ρ = 0.25": SKY, "SHAC-ASAM, ρ = 0.75": BLUE, "SHAC-ASAM, ρ = 1.5": GREEN,
-    "SHAC-ASAM, ρ = 0.75, few robots": ORANGE, "SHAC-ASAM, ρ = 0.75, along θ + ε": PINK,
-    "SHAC-ASAM, ρ = 0.25, along θ + ε": YELLOW, "SHAC-ASAM, ρ = 1.5, along θ + ε": BLACK,
-}  # fmt: skip
-LABELS = {
+CONDITIONS = {
     "noise": r"strength of action noise $\lambda$", "friction": r"contact friction $\mu$",
     "stiffness": "contact stiffness $k_e$ [10$^4$ N/m]", "damping": "contact damping $k_d$ [N·s/m²]",
 }  # fmt: skip
-
 QUANTITIES = {"return": "return per episode", "fallen": "share of episodes that fall"}
-
-
-def robustness_colours(algorithms: Sequence[str]) -> dict[str, str]:
-    """The colour of each algorithm: the same in every figure for those of the experiments, spare ones for others."""
-    spare = itertools.cycle((YELLOW, BLACK))
-    return {name: COLOURS.get(name) or next(spare) for name in algorithms}
+RISE = r"relative rise $\Delta\mathcal{L}/|\mathcal{L}|$"
 
 
 def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> Figure:
-    """Return and falls over a condition: thick, mean over policies; thin, each policy (Figures 2 to 4).
+    """Return and falls over a condition: median (of falls: mean) and middle half of policies (Figures 2 to 4).
 
     Args:
         panels: title -> (`policy_means` by one condition, the condition's column, its value in training).
     """
-    fig, axes = canvas(PAGE, 0.5 + 2.1 * len(panels), len(QUANTITIES), rows=len(panels))
-    names = list(dict.fromkeys(name for table, *_ in panels.values() for name in table.algorithm))
-    chosen = robustness_colours(names)
-    for (title, (table, column, trained)), row in zip(
-        panels.items(), axes.reshape(len(panels), -1), strict=True
-    ):
-        for axis, (quantity, label) in zip(row, QUANTITIES.items(), strict=True):
-            if trained is not None:
-                axis.axvline(trained, color=BLACK, lw=0.7, ls=":")
-            for name, rows in table.groupby("algorithm", sort=False):
-                curves = rows.pivot(index=column, columns="policy", values=quantity)
-                mean = curves.mean(axis=1)
-                axis.plot(curves.index, curves, color=chosen[name], lw=0.5, alpha=0.45)
-                axis.plot(mean.index, mean, color=chosen[name], marker="o", ms=2.5, label=name)
-            say(axis, title, LABELS.get(column, column), label)
-    one_legend(fig, 4)
+    fig, axes = canvas(PAGE, 0.6 + 2.1 * len(panels), len(QUANTITIES), len(panels))
+    chosen = looks(dict.fromkeys(name for table, *_ in panels.values() for name in table.algorithm))
+    places = [(title, quantity) for title in panels for quantity in QUANTITIES]
+    for axis, (title, quantity) in zip(axes, places, strict=True):
+        table, column, trained = panels[title]
+        if trained is not None:
+            axis.axvline(trained, color="k", lw=0.7, ls=":")
+        middle = (
+            "mean" if quantity == "fallen" else "median"
+        )  # the median of shares is 0 where two in five fall
+        curves(axis, _per(table, "policy", column, quantity), chosen, middle=middle)
+        say(axis, f"{title}: {QUANTITIES[quantity]}", CONDITIONS.get(column, column))
+    legend(fig)
     return fig
 
 
@@ -80,33 +49,25 @@ def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
         table: `policy_means` by stiffness and damping. trained: the pair of training, framed.
     """
     means = table.groupby(["algorithm", "damping", "stiffness"])["return"].mean()
-    names, low, high = list(dict.fromkeys(table.algorithm)), means.min(), means.max()
+    names = list(dict.fromkeys(table.algorithm))
     columns = len(names) if len(names) < 4 else 2
-    rows = -(-len(names) // columns)
-    fig, axes = canvas(PAGE, 2.5 * rows, columns, rows=rows)
+    fig, axes = canvas(PAGE, 2.5 * -(-len(names) // columns), columns, -(-len(names) // columns))
     for axis in axes[len(names) :]:
         axis.remove()
-    axes = axes[: len(names)]
-    for axis, name in zip(axes, names, strict=True):
-        grid = means[name].unstack()
-        image = axis.imshow(grid, origin="lower", aspect="auto", cmap="cividis", vmin=low, vmax=high)
-        axis.set_xticks(range(len(grid.columns)), [f"{value / 1e4:g}" for value in grid.columns])
-        axis.set_yticks(range(len(grid.index)), [f"{value:g}" for value in grid.index])
-        axis.grid(False)
-        axis.spines[:].set_visible(False)
-        for (row, column), value in np.ndenumerate(grid.to_numpy()):
-            if np.isnan(value):
-                continue
-            dark = value < (low + high) / 2
-            axis.text(
-                column, row, f"{value:.0f}", ha="center", va="center", fontsize=6, color="w" if dark else "k"
-            )
+    scale = {"vmin": means.min(), "vmax": means.max(), "cmap": "cividis", "annot": True, "fmt": ".0f"}
+    for axis, name in zip(axes, names, strict=False):
+        grid = means[name].unstack().sort_index(ascending=False)
+        sns.heatmap(grid, ax=axis, cbar=False, annot_kws={"size": 6}, **scale)
+        axis.set_xticklabels([f"{value / 1e4:g}" for value in grid.columns])
+        axis.set_yticklabels([f"{value:g}" for value in grid.index], rotation=0)
         if trained[0] in grid.columns and trained[1] in grid.index:
-            corner = grid.columns.get_loc(trained[0]) - 0.5, grid.index.get_loc(trained[1]) - 0.5
-            axis.add_patch(Rectangle(corner, 1, 1, fill=False, ec=RED, lw=1.5))
-        say(axis, name, LABELS["stiffness"], LABELS["damping"])
+            corner = grid.columns.get_loc(trained[0]), grid.index.get_loc(trained[1])
+            axis.add_patch(Rectangle(corner, 1, 1, fill=False, ec=RED, lw=2, clip_on=False))
+        say(axis, name, CONDITIONS["stiffness"], CONDITIONS["damping"])
         axis.label_outer(remove_inner_ticks=True)
-    fig.colorbar(image, ax=axes, label="return per episode", pad=0.01, aspect=30)
+    fig.colorbar(
+        axes[0].collections[0], ax=axes[: len(names)], label="return per episode", pad=0.01, aspect=30
+    )
     return fig
 
 
@@ -114,41 +75,38 @@ def sharpness(table: pd.DataFrame) -> Figure:
     """How the loss rises away from trained policies, along the worst direction and along random ones.
 
     Args:
-        table: columns algorithm, seed, direction, radius, rise (of |L|). Thick: mean over seeds; thin: a seed.
+        table: columns algorithm, seed, direction, radius, rise (of |L|).
     """
-    fig, axes = canvas(PAGE, 2.5, 2)
-    chosen = robustness_colours(list(dict.fromkeys(table.algorithm)))
+    fig, axes = canvas(PAGE, 2.6, 2)
+    chosen = looks(dict.fromkeys(table.algorithm))
     for axis, way in zip(axes, ("worst", "random"), strict=True):
-        for name, rows in table[table.direction == way].groupby("algorithm", sort=False):
-            curves = rows.pivot(index="radius", columns="seed", values="rise")
-            axis.plot(curves.index, curves, color=chosen[name], lw=0.6, alpha=0.5)
-            axis.plot(curves.index, curves.mean(axis=1), color=chosen[name], marker="o", ms=2.5, label=name)
-        name = f"{way} direction" + "s" * (way == "random")
-        say(axis, name, r"size $\|T^{-1}\epsilon\|$", r"rise of the loss, of $|\mathcal{L}|$")
-    one_legend(fig, 3)
+        rows = table[(table.direction == way) & (table.radius > 0)]
+        curves(axis, _per(rows, "seed", "radius", "rise"), chosen)
+        say(axis, f"{way} direction" + "s" * (way == "random"), r"size $\|T^{-1}\epsilon\|$", RISE)
+    axes[0].set_yscale("log")
+    legend(fig)
     return fig
 
 
 def flat_and_robust(table: pd.DataFrame, noise: float) -> Figure:
-    """What policies keep under action noise, over how sharp they are: a mark per policy, a cross per method's median.
+    """What policies keep under action noise, over how sharp they are: a mark per policy, a large one per median.
 
     Args:
         table: columns algorithm, rise (of |L|, along the gradient), kept (share of the return without noise), return.
         noise: λ at which kept and return were found.
     """
-    fig, axes = canvas(PAGE, 2.6, 2)
-    labels = {"kept": "share of return kept", "return": "return per episode"}
-    for axis, (quantity, label) in zip(axes, labels.items(), strict=True):
-        for name, colour in robustness_colours(list(dict.fromkeys(table.algorithm))).items():
+    fig, axes = canvas(PAGE, 2.7, 2)
+    titles = {"kept": "share of return kept", "return": "return per episode"}
+    for axis, (quantity, title) in zip(axes, titles.items(), strict=True):
+        for name, look in looks(dict.fromkeys(table.algorithm)).items():
             rows = table[table.algorithm == name]
-            axis.plot(
-                rows.rise, rows[quantity], ls="", marker="o", ms=3.5, alpha=0.6, color=colour, label=name
-            )
+            axis.plot(rows.rise, rows[quantity], look.marker, ms=3.5, alpha=0.5, mew=0, color=look.colour)
             middle = rows[["rise", quantity]].median()
-            axis.plot(*middle, ls="", marker="x", ms=7, mew=1.8, color=colour)
+            style = {"ms": 8, "mec": "white", "mew": 0.8, "color": look.colour, "label": name}
+            axis.plot(*middle, look.marker, **style)
         axis.set_xscale("log")
-        say(axis, "", r"rise of the loss, of $|\mathcal{L}|$", rf"{label}, $\lambda$ = {noise:g}")
-    one_legend(fig, 4)
+        say(axis, rf"{title}, $\lambda$ = {noise:g}", RISE)
+    legend(fig)
     return fig
 
 
@@ -156,52 +114,26 @@ def ascents(table: pd.DataFrame) -> Figure:
     """How far the loss rises where a cheaper ascent leads, of the exact ascent's rise, over what it costs.
 
     Args:
-        table: `landscape.of_exact`. Small marks: a policy; large ones: their median.
+        table: `landscape.of_exact`. Points: medians over policies; bars: the middle half of them.
     """
-    fig, (axis,) = canvas(COLUMN, 2.6)
-    looks = {
-        "first steps": (BLUE, "o"),
-        "first robots": (ORANGE, "s"),
-        "window before": (RED, "D"),
-        "all": (BLACK, "*"),
-    }
-    for name, (colour, marker) in looks.items():
+    fig, (axis,) = canvas(COLUMN, 2.7)
+    names = list(dict.fromkeys(table.index.unique("ascent")))
+    for k, (name, look) in enumerate(looks(names, {"all": "vanilla"}).items()):
         found = table.of_exact.loc[name].unstack("run")
-        axis.plot(found.index, found, ls="", marker=marker, ms=3, color=colour, alpha=0.35)
-        axis.plot(found.index, found.median(axis=1), color=colour, marker=marker, ms=5, label=name)
-    axis.axhline(1, color=BLACK, lw=0.7, ls=":")
+        low, middle, high = (found.quantile(q, axis=1) for q in (0.25, 0.5, 0.75))
+        style = {"marker": look.marker, "ms": 5, "elinewidth": 1, "label": name} | look.line
+        axis.errorbar(found.index + 0.008 * (k - 1), middle, [middle - low, high - middle], **style)
+    axis.axhline(1, color="k", lw=0.7, ls=":")
     axis.set_xlim(-0.05, 1.05)
+    axis.set_ylim(bottom=0)
     axis.legend()
     say(axis, "", "share of the ascent's simulation", "rise of the loss, of the exact ascent's")
     return fig
 
 
-def training_time(table: pd.DataFrame, paper: Mapping[str, float], target: Mapping[str, float]) -> Figure:
-    """Iterations with an ascent over iterations without, per robot (Table 1).
-
-    Args:
-        table: columns task, side, ratio, low, high. paper: task -> the paper's ratio. target: side -> our limit.
-    """
-    tasks = list(dict.fromkeys(table.task))
-    fig, axes = canvas(COLUMN * max(1.0, 0.9 * len(tasks)), 1.9, len(tasks))
-    for axis, task in zip(axes, tasks, strict=True):
-        rows = table[table.task == task].reset_index(drop=True)
-        chosen = robustness_colours(["SHAC", *rows.side])
-        for y, row in rows.iterrows():
-            axis.barh(y, row.ratio, color=chosen[row.side], height=0.55)
-            axis.plot([row.low, row.high], [y, y], color=BLACK, lw=1)
-            _target(axis, y, target.get(row.side))
-        if task in paper:
-            axis.axvline(paper[task], color=BLACK, lw=0.8, ls="--", label="the paper's SHAC-ASAM")
-        axis.set_yticks(range(len(rows)), rows.side)
-        axis.invert_yaxis()
-        say(axis, task, "times an iteration of SHAC", "")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    return fig
-
-
-def _target(axis: Axes, y: int, target: float | None) -> None:
-    if target is not None:
-        axis.plot(
-            [target, target], [y - 0.35, y + 0.35], color=RED, lw=1.5, label="our limit" if y == 0 else None
-        )
+def _per(table: pd.DataFrame, unit: str, x: str, y: str) -> dict[str, list[pd.Series]]:
+    """algorithm -> y over x of each of its units."""
+    return {
+        name: [rows.set_index(x)[y] for _, rows in part.groupby(unit)]
+        for name, part in table.groupby("algorithm", sort=False)
+    }

@@ -1,58 +1,86 @@
-"""One style and one `save` for every figure.
+"""One style, one table of looks and one `save` for every figure.
 
-Colours are Okabe and Ito's eight, which stay apart under the common colour-vision deficiencies. Widths are
-those of a two-column paper: `COLUMN` for one column, `PAGE` for both.
+A look is a colour, dashes and a marker, so that what a figure contrasts survives deuteranopia and grey print: what is
+compared with is black and dashed, and no two looks of one figure share a marker. Colours are Okabe and Ito's, shades of
+one hue where a radius grows. Widths are those of a two-column paper: `COLUMN` for one column, `PAGE` for both.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullFormatter
 
 COLUMN, PAGE = 3.3, 7.0  # inches
+BLUE, ORANGE, GREEN, PINK, SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"
+RED, GREY, BROWN = "#D55E00", "#8A8A8A", "#8A5A00"
+DASHED, DOTTED, MIXED, LONG = (4, 1.5), (1, 1.2), (5, 1.2, 1, 1.2), (8, 1.5)
+LIMIT = {"color": "k", "lw": 0.9, "ls": ":", "label": "cost limit"}
 
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, RED, PINK = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GREY = "#8A8A8A"
-CYCLE = (GREY, BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK)
-SHAPO, EUCLIDEAN, PLAIN = BLUE, RED, GREY  # the same method has the same colour in every figure
-BAD, GOOD = RED, BLUE  # advantages
+
+class Look(NamedTuple):
+    colour: str
+    dashes: tuple[float, ...] = ()  # lengths on and off, in line widths; none: a solid line
+    marker: str = "o"
+
+    @property
+    def line(self) -> dict:
+        """How matplotlib draws its line."""
+        return {"color": self.colour, "linestyle": (0, self.dashes) if self.dashes else "-"}
+
+
+COMPARED = Look("black", DASHED)  # what a figure compares with
+LOOKS = {
+    "vanilla": COMPARED, "SHAPO": Look(BLUE, (), "s"), "SHAPO Actor": Look(SKY, MIXED, "^"),
+    "SAM Critic": Look(PINK, DOTTED, "v"), "E-SAM": Look(ORANGE, LONG, "D"),
+    "E-SAM + SAM Critic": Look(RED, MIXED, "P"), "random direction": Look(GREY, DOTTED, "X"),
+    "optimistic": Look(GREEN, DASHED, "<"),
+    "fixed δ": Look(BLUE, (), "s"), "fixed α, n in steps": Look(GREY, DOTTED, "v"),
+    "fixed α, n in episodes": Look(ORANGE, LONG, "D"), "fixed α, n measured": Look(GREEN, MIXED, "^"),
+    "TRPOLag": Look("black"), "PIDLag": Look(BLUE, LONG, "s"), "CPO": Look(GREEN, MIXED, "^"),
+    "CRPO": Look(ORANGE, DASHED, "D"), "SauteRL": Look(PINK, DOTTED, "v"),
+    "OmniSafe": COMPARED, "ours": Look(BLUE, (), "s"),
+    "SHAC": COMPARED, "PPO": Look(PINK, DOTTED, "v"),
+    "SHAC-ASAM": Look(BLUE, (), "s"), "SHAC-ASAM, few robots": Look(GREEN, MIXED, "^"),
+    "SHAC-ASAM, ρ = 0.25": Look("#8CC5F0", MIXED, "<"), "SHAC-ASAM, ρ = 0.75": Look(BLUE, (), "s"),
+    "SHAC-ASAM, ρ = 1.5": Look("#00315C", LONG, "P"),
+    "SHAC-ASAM, ρ = 0.25, along θ + ε": Look("#F6CE79", MIXED, "<"),
+    "SHAC-ASAM, ρ = 0.75, along θ + ε": Look(ORANGE, LONG, "D"),
+    "SHAC-ASAM, ρ = 1.5, along θ + ε": Look(BROWN, (), "P"),
+    "SHAC-ASAM, ρ = 0.75, few robots": Look(GREEN, MIXED, "^"),
+    "Fisher": Look(BLUE, (), "s"), "Euclidean": Look(ORANGE, LONG, "D"),
+}  # fmt: skip
+SPARE = (
+    Look(BLUE, (), "s"), Look(ORANGE, LONG, "D"), Look(GREEN, MIXED, "^"), Look(PINK, DOTTED, "v"),
+    Look(SKY, DASHED, "P"), Look(RED, MIXED, "X"), Look(GREY, LONG, "<"), Look(BROWN, (), "h"),
+)  # fmt: skip
 
 STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.5,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "mathtext.fontset": "cm",
-    "axes.prop_cycle": plt.cycler(color=CYCLE),
-    "figure.dpi": 130,
-    "pdf.fonttype": 42,
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.07,
-    "animation.embed_limit": 40,
-}
+    "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.axisbelow": True,
+    "axes.grid": True, "grid.color": "#E6E6E6", "grid.linewidth": 0.6, "lines.linewidth": 1.5,
+    "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 2.6, "mathtext.fontset": "cm",
+    "axes.prop_cycle": plt.cycler(color=[look.colour for look in SPARE]),
+    "figure.dpi": 130, "figure.constrained_layout.use": True, "figure.constrained_layout.w_pad": 0.07,
+    "pdf.fonttype": 42, "animation.embed_limit": 40,
+}  # fmt: skip
 
 logging.getLogger("fontTools").setLevel(logging.ERROR)  # it remarks on the dates in the fonts of every PDF
 ROOT = Path(__file__).resolve().parents[2]
+SMOKE = "smoke: proves the pipeline, claims nothing"
 
 
 def use_style() -> None:
@@ -60,16 +88,41 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
+def looks(names: Iterable[str], like: Mapping[str, str] | None = None) -> dict[str, Look]:
+    """A look for each name: that of `LOOKS`, or of the name that it is to look like; spare ones for all others."""
+    names, like = list(names), like or {}
+    known = {name: LOOKS.get(like.get(name, name)) for name in names}
+    taken = {look.colour for look in known.values() if look}
+    free = iter([look for look in SPARE if look.colour not in taken] + [*SPARE] * len(names))
+    return {name: known[name] or next(free) for name in names}
+
+
+def ordered(names: Iterable[str]) -> dict[str, Look]:
+    """Looks for the settings of one dial, in order: from light to dark, each with its marker."""
+    names = list(names)
+    shades = sns.color_palette("blend:#9ED0F5,#0072B2,#00264A", max(2, len(names)))
+    return {
+        name: Look(to_hex(shade), SPARE[k % len(SPARE)].dashes, SPARE[k % len(SPARE)].marker)
+        for k, (name, shade) in enumerate(zip(names, shades, strict=False))
+    }
+
+
 def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = None) -> list[Path]:
     """Writes name.png and name.pdf to figures/; the smoke profile's go to figures/smoke/, which git ignores.
 
-    The files carry no date and no version, so the same figure gives the same bytes.
+    A figure of the smoke profile says across itself what it is. The files carry no date and no version, so the same
+    figure gives the same bytes.
 
     Returns:
         the two paths.
     """
     folder = folder or (ROOT / "figures" / "smoke" if profile == "smoke" else ROOT / "figures")
     folder.mkdir(parents=True, exist_ok=True)
+    if profile == "smoke" and SMOKE not in [text.get_text() for text in fig.texts]:
+        size = 2.4 * fig.get_figwidth()
+        fig.text(
+            0.5, 0.5, SMOKE, ha="center", va="center", rotation=12, size=size, color=RED, alpha=0.35, zorder=9
+        )
     anonymous = {"png": {"Software": None}, "pdf": dict.fromkeys(("Creator", "Producer", "CreationDate"))}
     paths = [folder / f"{name}.{kind}" for kind in anonymous]
     with plt.rc_context(STYLE):
@@ -78,12 +131,26 @@ def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = N
     return paths
 
 
-def png(fig: Figure) -> bytes:
-    """The figure as a PNG picture, for `ipywidgets.Image`; the figure is closed."""
-    picture = io.BytesIO()
-    fig.savefig(picture, format="png", dpi=110, bbox_inches="tight")
+def movable(fig: Figure, moving: Iterable[Artist]) -> Callable[[], bytes]:
+    """Closes the figure; each call gives it as PNG, with `moving` drawn anew over the rest, which is drawn once."""
+    moving = list(moving)
+    for artist in moving:
+        artist.set_animated(True)
     plt.close(fig)
-    return picture.getvalue()
+    canvas = FigureCanvasAgg(fig)
+    fig.set_dpi(200)
+    canvas.draw()
+    rest = canvas.copy_from_bbox(fig.bbox)
+
+    def picture() -> bytes:
+        canvas.restore_region(rest)
+        for artist in moving:
+            fig.draw_artist(artist)
+        png = io.BytesIO()
+        plt.imsave(png, np.asarray(canvas.buffer_rgba()), format="png", pil_kwargs={"compress_level": 1})
+        return png.getvalue()
+
+    return picture
 
 
 def canvas(
@@ -92,33 +159,68 @@ def canvas(
     """A figure in this style, and its axes in the order of reading."""
     use_style()
     fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **kwargs)
-    for letter, axis in zip("abcdef", axes.flat, strict=False):
-        if axes.size > 1:
-            axis.set_title(f"({letter})  ", loc="left")
     return fig, axes.ravel()
 
 
-def say(axis: Axes, title: str, x: str, y: str) -> None:
-    axis.set_title(axis.get_title(loc="left") + title, loc="left")
-    axis.set_xlabel(x)
-    axis.set_ylabel(y)
+def say(axis: Axes, title: str, x: str = "", y: str = "") -> None:
+    """Title and labels; where a figure has several panels, titles have letters."""
+    panels = axis.figure.axes
+    letter = f"({'abcdefghijkl'[panels.index(axis)]})  " if title and 1 < len(panels) < 13 else ""
+    axis.set_title(letter + title, loc="left")
+    axis.set(xlabel=x, ylabel=y)
+
+
+def nothing(axis: Axes, text: str, x: float = 0.5, y: float = 0.5, **place) -> None:
+    """Says why there is nothing: in the middle of a panel, or in a place of it."""
+    place = {"transform": axis.transAxes, "ha": "center", "fontsize": 7} | place
+    axis.text(x, y, text, va="center", color=GREY, **place)
+    if (x, y) == (0.5, 0.5):
+        axis.tick_params(left=False, bottom=False, which="both", labelleft=False, labelbottom=False)
+        axis.grid(False)
 
 
 def short_count(value: float, _=None) -> str:
-    for size, letter in ((1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
+    size, letter = next(((s, c) for s, c in ((1e6, " M"), (1e3, " k")) if abs(value) >= s), (1, ""))
+    return f"{value / size:g}{letter}"
 
 
-def plain_log(axis) -> None:
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(NullFormatter())
+def plain_log(*axes) -> None:
+    for axis in axes:
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
-def one_legend(fig: Figure, columns: int) -> None:
-    """One legend for all panels, each label once."""
+def legend(fig: Figure) -> None:
+    """One legend above all panels, each label once, in as many columns as fit."""
     found = {}
     for axis in fig.axes:
         found |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    fig.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns)
+    if found:
+        fit = int(17 * fig.get_figwidth() // (max(map(len, found)) + 8))
+        columns = -(-len(found) // -(-len(found) // max(1, fit)))  # rows of the same length
+        fig.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns)
+
+
+def name_lines(axis: Axes) -> None:
+    """Instead of a legend, each labelled line's name where the line leaves the panel."""
+    named = []
+    for line in axis.lines:
+        if not line.get_label().startswith("_"):
+            x, y = (axis.transData + axis.transAxes.inverted()).transform(line.get_xydata()).T
+            inside = np.flatnonzero((-1e-6 < x) & (x < 1 + 1e-6) & (-1e-6 < y) & (y < 1 + 1e-6))
+            named.append((line.get_label(), line.get_color(), x[inside[-1]], y[inside[-1]]))
+    name_places(axis, named)
+
+
+def name_places(axis: Axes, named: Iterable[tuple[str, str, float, float]]) -> None:
+    """Words to the right of places: (word, colour, x, y), as shares of the panel; moved up where two would meet."""
+    axis.figure.draw_without_rendering()  # lays out, so that the panel has a height
+    gap = 9 / 72 * axis.figure.dpi / axis.get_window_extent().height
+    last: list[tuple[float, float]] = []
+    for word, colour, x, y in sorted(named, key=lambda place: place[3]):
+        y = max([y, *(below + gap for there, below in last if abs(there - x) < 0.2)])
+        last.append((x, y))
+        axis.annotate(
+            word, (x, y), (5, 0), axis.transAxes, "offset points", color=colour, fontsize=7, va="center",
+            path_effects=[withStroke(linewidth=2, foreground="white")], zorder=5,
+        )  # fmt: skip

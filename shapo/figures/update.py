@@ -1,4 +1,4 @@
-"""Notebook 03: one update, taken apart."""
+"""Notebooks 03, 08 and 20: one update, taken apart; along a direction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from shapo.figures.style import BLACK, COLUMN, GREEN, GREY, PAGE, PLAIN, RED, SHAPO, canvas, say
+from shapo.figures.curves import grid
+from shapo.figures.style import COLUMN, LIMIT, legend, looks
+
+UPHILL = r"distance along $\nabla\ell/\|\nabla\ell\|$"
 
 
 def pessimistic_step(sweep: pd.DataFrame, delta_down: float) -> Figure:
@@ -19,43 +22,33 @@ def pessimistic_step(sweep: pd.DataFrame, delta_down: float) -> Figure:
         sweep: columns delta, kl, quadratic (½ εᵀFε), drop, linear (gᵀε), angle and "step angle" (degrees).
         delta_down: the radius to mark.
     """
-    fig, (kl, drop, angle) = canvas(PAGE, 2.4, 3)
-    kl.loglog(sweep.delta, sweep.delta, color=GREY, lw=0.9, ls=":", label=r"$\delta_{\rm Down}$")
-    kl.loglog(sweep.delta, sweep.kl, color=SHAPO, marker="o", ms=2.5, label="KL reached")
-    quadratic = r"$\frac{1}{2}\varepsilon^\top F\varepsilon$"
-    kl.loglog(sweep.delta, sweep.quadratic, color=RED, ls="--", lw=1.0, label=quadratic)
-    say(kl, "distance", r"radius $\delta_{\rm Down}$ [nats]", "KL to $\\pi_0$ [nats]")
-    drop.loglog(
-        sweep.delta, -sweep.linear, color=RED, ls="--", lw=1.0, label=r"predicted, $-g^\top\varepsilon$"
-    )
-    drop.loglog(sweep.delta, -sweep["drop"], color=SHAPO, marker="o", ms=2.5, label="measured")
-    say(
-        drop,
-        "fall of the surrogate",
-        r"radius $\delta_{\rm Down}$ [nats]",
-        r"$-L(\theta_0+\varepsilon_{\rm Down})$",
-    )
-    angle.semilogx(sweep.delta, sweep.angle, color=SHAPO, marker="o", ms=2.5, label=r"$g$ to $\tilde g$")
-    angle.semilogx(
-        sweep.delta, sweep["step angle"], color=GREEN, marker="s", ms=2.5, label="step to step, in $F$"
-    )
-    angle.set_ylim(bottom=0)
-    say(angle, "turn of the gradient", r"radius $\delta_{\rm Down}$ [nats]", "angle [degrees]")
-    for axis in (kl, drop, angle):
-        axis.axvline(delta_down, color=BLACK, lw=0.8, ls=":")
-        axis.legend()
+    of = {name: [pd.Series(values.to_numpy(), sweep.delta)] for name, values in sweep.items()}
+    measured, first, radius = "measured", "to first or second order", r"$\delta_{\rm Down}$"
+    drawn = {
+        "distance": {measured: of["kl"], first: of["quadratic"], radius: of["delta"]},
+        "fall of the surrogate": {measured: [-of["drop"][0]], first: [-of["linear"][0]]},
+        "turn": {r"$g$ to $\tilde g$": of["angle"], "step to step, in $F$": of["step angle"]},
+    }
+    labels = ["KL to $\\pi_0$ [nats]", r"$-L(\theta_0+\varepsilon_{\rm Down})$", "angle [degrees]"]
+    like = {measured: "SHAPO", radius: "vanilla"}
+    fig, axes = grid(drawn, r"radius $\delta_{\rm Down}$ [nats]", labels, like, at=delta_down)
+    for axis in axes:
+        axis.set(xscale="log", yscale="linear" if axis is axes[-1] else "log")
+    axes[-1].set_ylim(bottom=0)
+    legend(fig)
     return fig
 
 
 def conjugate_gradient_residuals(solves: Mapping[str, Sequence[float]]) -> Figure:
     """Relative residual ‖b − F x‖ / ‖b‖ after each product, per solve; the first one's end is what to reach."""
-    fig, (axis,) = canvas(COLUMN, 2.3)
-    styles = ((PLAIN, "-", "o"), (RED, "--", ""), (SHAPO, "-", "s"))
-    for (color, line, marker), (label, values) in zip(styles, solves.items(), strict=True):
-        axis.semilogy(range(len(values)), values, color=color, ls=line, marker=marker, ms=2.5, label=label)
-    axis.axhline(next(iter(solves.values()))[-1], color=BLACK, lw=0.8, ls=":")
+    first = next(iter(solves))
+    series = {name: [pd.Series(values)] for name, values in solves.items()}
+    fig, (axis,) = grid(
+        {"": series}, "products $F v$", ["relative residual"], {first: "vanilla"}, (COLUMN, 2.4)
+    )
+    axis.set_yscale("log")
+    axis.axhline(solves[first][-1], color="k", lw=0.8, ls=":")
     axis.legend()
-    say(axis, "", "products $F v$", "relative residual")
     return fig
 
 
@@ -66,18 +59,20 @@ def line_search(paths: Mapping[str, pd.DataFrame], accepted: Mapping[str, float]
         paths: per method, columns surrogate and kl over the fraction of the step (index). accepted: fraction taken.
         target_kl: δ_Up, nats.
     """
-    fig, (value, kl) = canvas(PAGE, 2.4, 2)
-    for color, (name, path) in zip((PLAIN, SHAPO), paths.items(), strict=True):
-        for axis, column in ((value, "surrogate"), (kl, "kl")):
-            axis.plot(path.index, path[column], color=color, label=name)
-            axis.plot(
-                accepted[name], np.interp(accepted[name], path.index, path[column]), "o", color=color, ms=5
-            )
-    kl.axhline(target_kl, color=BLACK, lw=0.9, ls="--", label=r"$\delta_{\rm Up}$")
-    say(value, "surrogate along the step", "fraction of the step", r"$L(\theta_0+t\,\varepsilon_{\rm Up})$")
-    say(kl, "distance along the step", "fraction of the step", "KL to $\\pi_0$ [nats]")
-    value.legend()
-    kl.legend()
+    titles = {"surrogate": "surrogate along the step", "kl": "distance along the step"}
+    drawn = {
+        title: {name: [path[column]] for name, path in paths.items()} for column, title in titles.items()
+    }
+    labels = [r"$L(\theta_0+t\,\varepsilon_{\rm Up})$", "KL to $\\pi_0$ [nats]"]
+    fig, axes = grid(drawn, "fraction of the step", labels)
+    for axis, column in zip(axes, titles, strict=True):
+        for line in axis.lines:
+            line.set_marker("")
+        for name, look in looks(paths).items():
+            taken = np.interp(accepted[name], paths[name].index, paths[name][column])
+            axis.plot(accepted[name], taken, look.marker, color=look.colour, ms=6, label=f"taken, {name}")
+    axes[1].axhline(target_kl, **LIMIT | {"label": r"$\delta_{\rm Up}$"})
+    legend(fig)
     return fig
 
 
@@ -88,12 +83,43 @@ def critic_sharpness(distances: ArrayLike, curves: Mapping[str, np.ndarray], rho
         distances: (M,) Euclidean, in parameters. curves: per fit, (M, 2) losses of the reward and the cost critic.
         rho: SAM's radius, to mark.
     """
-    distances = np.asarray(distances)
-    fig, axes = canvas(PAGE, 2.4, 2)
-    for k, (axis, name) in enumerate(zip(axes, ("reward", "cost"), strict=True)):
-        for color, (label, losses) in zip((PLAIN, SHAPO), curves.items(), strict=True):
-            axis.plot(distances, losses[:, k], color=color, label=label)
-        axis.axvline(rho, color=BLACK, lw=0.8, ls=":")
-        say(axis, f"{name} critic", r"distance along $\nabla\ell/\|\nabla\ell\|$", "mean squared error")
-    axes[0].legend()
+    drawn = {
+        f"{critic} critic": {fit: [pd.Series(losses[:, k], distances)] for fit, losses in curves.items()}
+        for k, critic in enumerate(("reward", "cost"))
+    }
+    fig, _ = grid(drawn, UPHILL, ["mean squared error"] * 2, {next(iter(curves)): "vanilla"}, at=rho)
+    legend(fig)
+    return fig
+
+
+def critic_symmetry(curves: Mapping[str, pd.DataFrame], rho: float) -> Figure:
+    """Along SAM's perturbation of each critic: (a) the rise of its loss, (b) the mean change of its estimates.
+
+    Args:
+        curves: critic -> columns rise and change over the distance in parameters (index). rho: SAM's radius, to mark.
+    """
+    titles = {"rise": "loss", "change": "estimates"}
+    drawn = {
+        title: {name: [rows[column]] for name, rows in curves.items()} for column, title in titles.items()
+    }
+    fig, axes = grid(drawn, UPHILL, [r"rise of $\ell$ [cost$^2$]", "mean change of $V_c$ [cost]"], at=rho)
+    axes[1].axhline(0, color="k", lw=0.7)
+    legend(fig)
+    return fig
+
+
+def tangent(steps: ArrayLike, losses: ArrayLike, slope: float) -> Figure:
+    """A loss along a direction, and the line that its gradient draws through it at step 0.
+
+    Args:
+        steps: (k,), ascending, 0 among them. losses: (k,). slope: of the gradient along the direction.
+    """
+    loss, steps = pd.Series(np.asarray(losses, float), steps), np.asarray(steps, float)
+    line = pd.Series(loss.iloc[np.abs(steps).argmin()] + slope * steps, steps)
+    series = {"the loss": [loss], "its tangent": [line]}
+    fig, (axis,) = grid(
+        {"": series}, "step along the gradient", [r"$\mathcal{L}$"], {"its tangent": "vanilla"}, (COLUMN, 2.4)
+    )
+    axis.locator_params(axis="x", nbins=5)
+    axis.legend()
     return fig

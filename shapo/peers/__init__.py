@@ -17,7 +17,7 @@ say. A *benchmark* measures its sides in turn, repeat by repeat, and returns a t
 `compare` turns measurements into ratios with their spread and the target each has to reach.
 """
 
-from shapo.peers.comparing import COMPARISONS, EPOCH_TARGETS, compare, epoch_parts, read, store, summary
+from shapo.peers.comparing import COMPARISONS, compare, epoch_parts, read, store, summary
 from shapo.peers.learning import VARIANTS, best_omnisafe_setting, epochs, study, training
 from shapo.peers.measuring import COLUMNS, INSTALL_PEERS, ProbeError, alternate, run_apart
 from shapo.peers.robots import gradients, robots

@@ -1,5 +1,6 @@
 """The figures: drawn from plain arrays, written as PNG and PDF, the same bytes every time."""
 
+import io
 import os
 import subprocess
 import sys
@@ -175,14 +176,65 @@ def test_smoke_does_not_overwrite_the_shipped_figures(tmp_path, monkeypatch):
             assert path.parent == tmp_path / folder and path.exists()
 
 
-def test_learning_curves_show_the_mean_each_seed_and_the_limit():
-    fig = learning_curves()
+def drawn(axis) -> dict[str, np.ndarray]:
+    return {line.get_label(): line.get_xydata() for line in axis.lines}
+
+
+def test_learning_curves_show_the_median_the_middle_half_and_the_limit():
+    seeds = [progress(seed) for seed in range(5)]
+    fig = figures.learning_curves({"PIDLag": seeds, "SHAPO": [progress(5)]}, cost_limit=10)
     _, cost, _ = fig.axes
-    by_label = {line.get_label(): line for line in cost.lines}
-    expected = (progress(0)["episode_cost"] + progress(1)["episode_cost"]) / 2
-    np.testing.assert_allclose(by_label["PIDLag"].get_ydata(), expected)
-    assert len(cost.lines) == 2 + 1 + 1 + 1  # two seeds and their mean, one seed, the limit
-    assert set(by_label["limit 10"].get_ydata()) == {10}
+    values = np.array([table["episode_cost"] for table in seeds])
+    np.testing.assert_allclose(drawn(cost)["PIDLag"][:, 1], np.median(values, axis=0))
+    band = cost.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == pytest.approx(np.quantile(values, 0.25, axis=0).min())
+    assert band.max() == pytest.approx(np.quantile(values, 0.75, axis=0).max())
+    np.testing.assert_array_equal(drawn(cost)["SHAPO"][:, 1], progress(5)["episode_cost"])
+    assert set(drawn(cost)["limit 10"][:, 1]) == {10}
+    assert cost.get_title(loc="left") == "(b)  cost per episode"
+
+
+def test_learning_curves_join_the_finite_points_of_every_seed():
+    gaps, whole = progress(0), progress(1)
+    gaps.loc[1::2, "episode_return"] = np.nan  # no episode ended in these epochs
+    axis = figures.learning_curves({"gaps": [gaps], "both": [gaps, whole]}).axes[0]
+    finite = gaps.dropna()
+    np.testing.assert_allclose(drawn(axis)["gaps"], finite[["steps", "episode_return"]])
+    joined = np.interp(whole.steps, finite.steps, finite.episode_return)[:29]  # nothing ends after the last
+    np.testing.assert_allclose(drawn(axis)["both"][:, 1], (joined + whole.episode_return[:29]) / 2)
+
+
+def test_what_is_one_number_throughout_is_left_out():
+    tables = [progress(0).assign(lagrangian_multiplier=1.0)]
+    assert len(figures.learning_curves({"SHAPO": tables}).axes) == 2
+    assert len(figures.learning_curves({"SHAPO": tables}, panels={"lagrangian_multiplier": "λ"}).axes) == 1
+
+
+def test_a_smoke_figure_says_what_it_is(tmp_path):
+    for profile, expected in (
+        ("smoke", ["smoke: proves the pipeline, claims nothing"]),
+        ("laptop", []),
+        ("paper", []),
+    ):
+        fig = dilution()
+        for name in "ab":  # saved twice, said once
+            figures.save(fig, name, profile, folder=tmp_path)
+        assert [text.get_text() for text in fig.texts] == expected
+
+
+def test_the_turning_dial_moves_its_marks():
+    n, samples = np.geomspace(10, 1e4, 20), np.random.default_rng(0).normal(size=(100, 2))
+    draw = figures.turning_dial(n, {0.001: 1 / n}, {0.05: 1 / n}, samples, [1.0, 0.0], np.eye(2))
+    assert not plt.get_fignums()
+    pictures = [
+        plt.imread(io.BytesIO(draw(*mark)))
+        for mark in ((0.05, 1e-3, 1e3), (0.01, 1e-2, 1e3), (0.05, 1e-3, 1e3))
+    ]
+    assert (pictures[0] == pictures[2]).all()  # the rest is as it was
+    changed = (pictures[0] != pictures[1]).any(axis=(0, 2))
+    thirds = np.array_split(changed, 3)
+    assert all(third.any() for third in thirds) and changed.mean() < 0.5
+    assert pictures[0].shape[1] > 1800  # sharp at half its size
 
 
 def test_learning_curves_average_over_a_window():
@@ -225,6 +277,21 @@ def test_shapes_that_do_not_match_are_refused():
 
 def test_the_line_search_marks_the_fraction_that_was_taken():
     value, kl = line_search().axes
-    marks = {line.get_xdata()[0]: line.get_ydata()[0] for line in kl.lines if line.get_marker() == "o"}
-    assert marks == {0.8: pytest.approx(0.008), 1.0: pytest.approx(0.005)}
+    marks = {name: xy.tolist()[0] for name, xy in drawn(kl).items() if name.startswith("taken")}
+    assert marks == {
+        "taken, vanilla": [0.8, pytest.approx(0.008)],
+        "taken, SHAPO": [1.0, pytest.approx(0.005)],
+    }
     assert len(value.lines) == 4
+
+
+def test_critic_symmetry_draws_what_it_is_given():
+    distance = pd.Index([0.0, 0.05, 0.1])
+    curves = {
+        "optimist": pd.DataFrame({"rise": [0, 1, 3], "change": [0, -1, -2]}, distance),
+        "pessimist": pd.DataFrame({"rise": [0, 1, 4], "change": [0, 1, 2]}, distance),
+    }
+    rise, change = figures.critic_symmetry(curves, 0.05).axes
+    for name, table in curves.items():
+        np.testing.assert_array_equal(drawn(rise)[name], np.c_[distance, table.rise])
+        np.testing.assert_array_equal(drawn(change)[name], np.c_[distance, table.change])

@@ -15,45 +15,44 @@ def test_schedules_show_radius_and_confidence():
     np.testing.assert_allclose(delta.get_ydata(), 1e-4)
     np.testing.assert_allclose(shrinking.get_ydata() * samples, shrinking.get_ydata()[0] * 1e4)
     np.testing.assert_allclose(level.get_ydata(), 0.05)
-    np.testing.assert_allclose(falling.get_ydata()[:2], [alpha_from_delta(1e-4, n) for n in samples[:2]])
-    assert np.isnan(falling.get_ydata()[2])  # Φ(−14) is off the scale
+    np.testing.assert_allclose(falling.get_ydata(), [alpha_from_delta(1e-4, n) for n in samples[:2]])
+    assert len(falling.get_ydata()) == 2  # Φ(−14) is off the scale
 
 
-def test_effective_samples_are_drawn_per_seed_with_their_mean():
+def test_effective_samples_are_medians_over_seeds():
     tables = [
         pd.DataFrame({"steps": [10, 20], "autocorrelation_time": tau, "n_eff": np.array([10, 20]) / tau})
-        for tau in (1.0, 2.0)
+        for tau in (1.0, 2.0, 10.0)
     ]
     left, right = figures.effective_samples({"a task": tables}).axes
-    *seeds, mean = left.get_lines()
-    assert [list(line.get_ydata()) for line in seeds] == [[1, 1], [2, 2]]
-    assert list(mean.get_ydata()) == [1.5, 1.5]
-    assert list(right.get_lines()[2].get_ydata()) == [7.5, 15.0]
+    assert list(left.get_lines()[0].get_ydata()) == [2.0, 2.0]
+    assert list(right.get_lines()[0].get_ydata()) == [5.0, 10.0]
 
 
-def test_dose_response_puts_vanilla_at_zero_and_means_on_the_line():
+def test_dose_response_puts_vanilla_at_zero_and_medians_on_the_line():
     rows = [("T", "CPO", "vanilla", 100, 1.0), ("T", "CPO", "vanilla", 101, 3.0)]
     rows += [
-        ("T", "CPO", f"δ = {d:g}", s, 10 * i + s - 100)
-        for i, d in enumerate((1e-3, 1e-2))
+        ("T", "CPO", f"δ = {d:g} δ_Up", s, 10 * i + s - 100)
+        for i, d in enumerate((0.1, 0.3))
         for s in (100, 101)
     ]
     rows += [("T", "CPO", "ρ = 0.1", 100, 99.0)]
-    results = pd.DataFrame(rows, columns=["task", "baseline", "variant", "seed", "return"])
-    fig = figures.dose_response(results, "δ", {"T": ["return"] * 3}, {"return": "return"})
-    swept, start, dots = fig.axes[0].get_lines()
-    assert swept.get_xydata().tolist() == [[1e-3, 0.5], [1e-2, 10.5]]
-    assert start.get_ydata().tolist() == [2.0, 0.5] and start.get_xdata()[0] < 1e-3
+    results = pd.DataFrame(rows, columns=["task", "baseline", "variant", "seed", "return"]).assign(tail=1.0)
+    fig = figures.dose_response(results, "δ", {"T": ["return", "tail"]}, {"return": "return", "tail": "tail"})
+    (axis,) = fig.axes  # the tail is one number throughout
+    dots, middle, vanilla = axis.get_lines()
+    assert middle.get_ydata().tolist() == [2.0, 0.5, 10.5] and middle.get_xdata()[1:].tolist() == [0.1, 0.3]
+    assert set(vanilla.get_ydata()) == {2.0}
     assert sorted(dots.get_ydata()) == [0.0, 1.0, 1.0, 3.0, 10.0, 11.0]
     fig.canvas.draw()
-    labels = [label.get_text() for label in fig.axes[0].get_xticklabels()]
-    assert labels == ["0", "0.001", "0.01"]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "0.1", "0.3"]
 
 
 def test_dose_response_keeps_a_baselines_colour_across_tasks():
     rows = [(task, name, v, 100, 1.0) for task, names in (("T", ["A"]), ("U", ["B", "A"])) for name in names
             for v in ("vanilla", "δ = 0.1")]  # fmt: skip
     results = pd.DataFrame(rows, columns=["task", "baseline", "variant", "seed", "return"])
+    results["return"] = range(len(results))
     fig = figures.dose_response(results, "δ", {"T": ["return"], "U": ["return"]}, {"return": "return"})
     colours = [
         {line.get_label(): line.get_color() for line in axis.get_lines()} for axis in fig.axes if axis.lines

@@ -12,7 +12,7 @@ import pytest
 from shapo import figures
 from shapo.experiments import safety as experiments
 from shapo.experiments.report import comparison
-from shapo.figures.ablation import ACTORS, CRITICS, look
+from shapo.figures.style import LOOKS, looks
 
 VARIANTS = ("vanilla", "SHAPO Actor", "SHAPO", "E-SAM", "E-SAM ρ = 0.1", "E-SAM ρ = 0.3")
 RHO = {"E-SAM ρ = 0.1": 0.1, "E-SAM ρ = 0.3": 0.3}
@@ -47,6 +47,7 @@ def panels(fig: plt.Figure) -> dict[tuple[int, int], plt.Axes]:
 def lines(axis: plt.Axes, points: int) -> list[np.ndarray]:
     """The (points, 2) of the data lines with that many points."""
     drawn = [line.get_xydata() for line in axis.lines if line.get_transform() == axis.transData]
+    drawn = [xy[np.isfinite(xy).all(axis=1)] for xy in drawn]
     return [xy for xy in drawn if len(xy) == points]
 
 
@@ -57,23 +58,26 @@ def test_a_line_of_the_ablation_is_a_row_of_the_table():
     for column, metric in enumerate(("return", "cost_rate", "tail")):
         axis = panels(fig)[0, column]
         rows = numbers[numbers.metric == metric].set_index("variant")
-        points, intervals, seeds = (lines(axis, n) for n in (1, 2, 5))
+        points, intervals = (sorted(lines(axis, n), key=lambda xy: xy[0, 1]) for n in (1, 2))
         for y, variant in enumerate(VARIANTS):
-            row, own = rows.loc[variant], table.loc[table.variant == variant, metric]
+            row = rows.loc[variant]
             np.testing.assert_allclose(points[y], [[row.iqm, y]])
             np.testing.assert_allclose(intervals[y], [[row.low, y], [row.high, y]])
-            np.testing.assert_array_equal(seeds[y][:, 0], own)
-            assert (abs(seeds[y][:, 1] - y) < 0.5).all()
+        seeds = np.concatenate([dots.get_offsets() for dots in axis.collections])
+        assert sorted(seeds[:, 0]) == sorted(table[metric])
+        assert (abs(seeds[:, 1] - np.repeat(range(len(VARIANTS)), 5)) < 0.5).all()
         reference = axis.lines[0]
         assert reference.get_label() == "vanilla" and set(reference.get_xdata()) == {rows.iqm["vanilla"]}
         (band,) = axis.patches
-        np.testing.assert_allclose(
-            band.get_window_extent().x0, axis.transData.transform((rows.low["vanilla"], 0))[0]
-        )
-        np.testing.assert_allclose(
-            band.get_window_extent().x1, axis.transData.transform((rows.high["vanilla"], 0))[0]
-        )
+        edges = axis.transData.inverted().transform(band.get_window_extent())[:, 0]
+        np.testing.assert_allclose(edges, [rows.low["vanilla"], rows.high["vanilla"]])
     assert [text.get_text() for text in panels(fig)[0, 0].get_yticklabels()] == list(VARIANTS)
+
+
+def test_what_is_one_number_throughout_has_no_panel():
+    table = pd.concat([runs(), runs("Walker2d-v4").assign(tail=1.0)])
+    shown = panels(figures.ablation(table, compared(table)))
+    assert set(shown) == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)}
 
 
 def test_each_task_has_its_measure_of_safety_and_says_which_way_is_better():
@@ -103,11 +107,9 @@ def test_a_variant_without_runs_keeps_its_line_empty():
 def test_one_seed_has_no_interval():
     table = runs(seeds=1)
     axis = panels(figures.ablation(table, compared(table)))[0, 0]
-    drawn = np.concatenate(lines(axis, 2))
-    assert np.isnan(drawn[:, 0]).all() and not axis.patches
-    points = sorted(xy[0, 0] for xy in lines(axis, 1))  # the IQM, and the run it consists of
-    np.testing.assert_allclose(points[::2], sorted(table["return"]))
-    np.testing.assert_allclose(points[1::2], sorted(table["return"]))
+    assert not axis.patches and all(len(np.unique(xy, axis=0)) == 1 for xy in lines(axis, 2))
+    points = sorted(xy[0, 0] for xy in lines(axis, 1))
+    np.testing.assert_allclose(points, sorted(table["return"]))
 
 
 def test_the_sweep_puts_each_radius_where_it_belongs():
@@ -116,11 +118,12 @@ def test_the_sweep_puts_each_radius_where_it_belongs():
     axis = panels(figures.sweep(table, numbers, RHO))[0, 1]
     rows = numbers[numbers.metric == "cost_rate"].set_index("variant")
     assert axis.get_xscale() == "log"
-    curve = next(line for line in axis.lines if "fixed" in line.get_label())
+    (bars,) = axis.containers
+    curve = bars.lines[0]
     np.testing.assert_allclose(curve.get_xydata(), [[0.1, rows.iqm["E-SAM ρ = 0.1"]]])
     (interval,) = axis.collections[0].get_segments()
     np.testing.assert_allclose(interval[:, 1], rows.loc["E-SAM ρ = 0.1", ["low", "high"]].astype(float))
-    (seeds,) = lines(axis, 5)
+    (seeds,) = lines(axis, 5)  # of the swept variant alone
     np.testing.assert_array_equal(seeds[:, 1], table.loc[table.variant == "E-SAM ρ = 0.1", "cost_rate"])
     for variant in ("vanilla", "SHAPO Actor"):
         (reference,) = [line for line in axis.lines if line.get_label() == variant]
@@ -163,27 +166,18 @@ def test_kl_is_drawn_as_measured_and_the_loss_without_the_radius():
         figures.kl_of_perturbations({"PointGoal1-v0": {"vanilla": [perturbed(1, 1)[["steps"]]]}}, {})
 
 
-def test_critic_symmetry_draws_what_it_is_given():
-    distance = pd.Index([0.0, 0.05, 0.1])
-    curves = {
-        "optimist": pd.DataFrame({"rise": [0, 1, 3], "change": [0, -1, -2]}, distance),
-        "pessimist": pd.DataFrame({"rise": [0, 1, 4], "change": [0, 1, 2]}, distance),
-    }
-    rise, change = figures.critic_symmetry(curves, 0.05).axes
-    for line, table in zip(rise.lines, curves.values(), strict=False):
-        np.testing.assert_array_equal(line.get_xydata(), np.c_[distance, table.rise])
-    for line, table in zip(change.lines, curves.values(), strict=False):
-        np.testing.assert_array_equal(line.get_xydata(), np.c_[distance, table.change])
-
-
 def test_every_variant_of_the_experiments_has_its_look():
-    looks = {variant: look(variant) for variant in experiments.variants("PointGoal1-v0")}
-    assert set(looks.values()) == {
-        (actor, critics) for actor in list(ACTORS)[:3] for critics in CRITICS
-    }  # six variants, six looks
-    for variant, setting in experiments.variants("PointGoal1-v0").items():
-        assert (look(variant)[1] == "SAM critics") == ("critic" in setting)
-        assert (look(variant)[0] == "no perturbation") == ("actor" not in setting)
-    assert look("E-SAM ρ = 0.1") == ("Euclidean", "plain critics")
-    assert look("fixed δ") == ("Fisher", "plain critics")
-    assert look("mine") == ("another", "plain critics")
+    names = {name for build in experiments.FIGURES for _, _, name in build("smoke")}
+    assert {
+        name for name in names if "=" not in name
+    } <= LOOKS.keys()  # those with a value are settings of a dial
+    assert (
+        len({look[1:] for look in looks(experiments.variants("PointGoal1-v0")).values()}) == 6
+    )  # without colour
+    assert LOOKS["vanilla"].colour == "black" and LOOKS["vanilla"].dashes
+
+
+def test_names_that_are_not_known_get_looks_that_are_free():
+    chosen = looks(["vanilla", "mine", "SHAPO", "yours", "PIDLag"], {"PIDLag": "vanilla"})
+    assert len({look.colour for look in chosen.values()}) == 4 and chosen["PIDLag"] == chosen["vanilla"]
+    assert len(looks(map(str, range(30)))) == 30

@@ -1,0 +1,129 @@
+"""Return against cost: a point per baseline, an arrow from vanilla to SHAPO, and the Pareto fronts of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from shapo.experiments.statistics import pareto_front
+from shapo.figures.style import LIMIT, LOOKS, PAGE, Look, canvas, looks, name_places, nothing, ordered
+
+VARIANTS = {name: LOOKS[name] for name in ("vanilla", "SHAPO")}
+
+
+def pareto(
+    runs: pd.DataFrame,
+    table: pd.DataFrame,
+    x: Mapping[str, str],
+    labels: Mapping[str, str],
+    limits: Mapping[str, float] | None = None,
+) -> Figure:
+    """Figure 3. A panel per task: vanilla hollow, SHAPO filled, and for each baseline an arrow from one to the other.
+
+    Points are interquartile means over seeds with their intervals; seeds are faint; step lines are Pareto fronts.
+
+    Args:
+        runs: `experiments.results`, for the seeds. table: `report.comparison` of it, for the points.
+        x: task -> metric on the horizontal axis; a panel each, in this order. labels: metric -> axis label.
+        limits: task -> the cost limit, in the metric's unit.
+    """
+    return _panels(runs, table, x, labels, limits or {}, looks(dict.fromkeys(table.baseline)))
+
+
+def frontier(
+    runs: pd.DataFrame,
+    table: pd.DataFrame,
+    x: Mapping[str, str],
+    labels: Mapping[str, str],
+    limits: Mapping[str, float] | None = None,
+) -> Figure:
+    """Figure 4. As `pareto`, but the "baselines" are settings of one dial, from light to dark and named at vanilla."""
+    return _panels(runs, table, x, labels, limits or {}, ordered(dict.fromkeys(table.baseline)), named=True)
+
+
+def _panels(runs, table, x, labels, limits, chosen: Mapping[str, Look], named: bool = False) -> Figure:
+    columns, rows = min(2, len(x)), -(-len(x) // 2)
+    fig, axes = canvas(PAGE * (0.3 + 0.35 * columns), 2.6 * rows + 0.5, columns, rows)
+    of_task = [_points(table, task, metric) for task, metric in x.items()]
+    for axis in axes[len(x) :]:
+        axis.set_axis_off()
+    for axis, (task, metric), points in zip(axes, x.items(), of_task, strict=False):
+        axis.set_title(task, loc="left")
+        axis.set(xlabel=labels[metric], ylabel=labels["return"])
+        if points.empty:
+            nothing(axis, f"no run of {task} is there yet")
+            continue
+        for (baseline, variant), point in points.iterrows():
+            cell = (runs.task == task) & (runs.baseline == baseline) & (runs.variant == variant)
+            _point(axis, point, runs.loc[cell, [metric, "return"]].to_numpy(float), chosen[baseline])
+        for baseline, pair in points.groupby("baseline"):
+            if len(pair) == 2:
+                tail, head = (pair.loc[(baseline, variant), ["x", "y"]].astype(float) for variant in VARIANTS)
+                arrow = {
+                    "arrowstyle": "-|>",
+                    "color": chosen[baseline].colour,
+                    "lw": 1.1,
+                    "mutation_scale": 8,
+                }
+                axis.annotate("", head, tail, arrowprops=arrow | {"shrinkA": 3, "shrinkB": 3})
+        if task in limits:
+            axis.axvline(limits[task], **LIMIT)
+        axis.margins(x=0.12 if named else 0.06)
+        axis.xaxis.set_major_locator(MaxNLocator(6))
+        _fronts(axis, points)
+    _legend(fig, chosen, limits)
+    for axis, points in zip(axes, of_task, strict=False) if named else ():
+        at_vanilla = points.query("variant == 'vanilla'").droplevel("variant")
+        for_axes = (axis.transData + axis.transAxes.inverted()).transform(
+            at_vanilla[["x", "y"]].astype(float)
+        )
+        words = [(setting.split()[-1], chosen[setting].colour) for setting in at_vanilla.index]
+        name_places(axis, [(*word, *place) for word, place in zip(words, for_axes, strict=True)])
+    return fig
+
+
+def _points(table: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
+    """x, x_low, x_high, y, y_low, y_high of each (baseline, variant) that has both metrics."""
+    part = table[table.task == task].set_index(["baseline", "variant"])
+    across, up = (
+        part[part.metric == name][["iqm", "low", "high"]].set_axis([way, f"{way}_low", f"{way}_high"], axis=1)
+        for way, name in (("x", metric), ("y", "return"))
+    )
+    return across.join(up, how="inner").dropna(subset=["x", "y"])
+
+
+def _point(axis: Axes, point: pd.Series, seeds: np.ndarray, look: Look) -> None:
+    colour, face = look.colour, "white" if point.name[1] == "vanilla" else look.colour
+    if len(seeds) > 1:
+        axis.plot(*seeds.T, look.marker, ms=2, mfc=face, mec=colour, mew=0.4, alpha=0.3)
+    axis.plot([point.x_low, point.x_high], [point.y, point.y], color=colour, lw=0.5, alpha=0.7)
+    axis.plot([point.x, point.x], [point.y_low, point.y_high], color=colour, lw=0.5, alpha=0.7)
+    axis.plot(point.x, point.y, look.marker, ms=6, mfc=face, mec=colour, mew=1.1, zorder=4)
+
+
+def _fronts(axis: Axes, points: pd.DataFrame) -> None:
+    """The edge of what each variant dominates, to the frame; the frame stays where the points put it."""
+    (_, right), (bottom, _) = frame = axis.get_xlim(), axis.get_ylim()
+    for variant, part in points.groupby("variant"):
+        front = part[pareto_front(part.x, part.y)].sort_values("x")
+        steps = [front.x.iloc[0], *front.x, right], [bottom, *front.y, front.y.iloc[-1]]
+        axis.step(*steps, where="post", lw=1.0, label=f"front of {variant}", **VARIANTS[variant].line)
+    axis.set(xlim=frame[0], ylim=frame[1])
+
+
+def _legend(fig: Figure, chosen: Mapping[str, Look], limits: Mapping[str, float]) -> None:
+    style = {"ls": "", "ms": 5}
+    keys = [
+        Line2D([], [], marker=look.marker, color=look.colour, label=name, **style)
+        for name, look in chosen.items()
+    ]
+    for (name, look), fill in zip(VARIANTS.items(), ("hollow", "filled"), strict=True):
+        keys.append(Line2D([], [], lw=1.0, label=f"{name} ({fill}), front", **look.line))
+    keys += [Line2D([], [], **LIMIT)] * bool(limits)
+    fig.legend(handles=keys, loc="outside upper center", ncols=5)

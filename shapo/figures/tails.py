@@ -1,0 +1,117 @@
+"""The tail of the episodic cost: its quantile through training, and how many episodes cost more than c (Figure 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from shapo.figures.curves import curves
+from shapo.figures.style import LIMIT, PAGE, canvas, legend, looks, nothing, short_count
+
+Costs = Mapping[tuple[str, str, str], Sequence[pd.DataFrame]]  # (task, baseline, variant) -> a table per seed
+Curve = Callable[[str, pd.DataFrame], pd.Series]  # (task, table of a seed) -> what is drawn of it
+
+
+def moving_quantile(
+    steps: ArrayLike, costs: ArrayLike, q: float, ends: ArrayLike, width: float
+) -> np.ndarray:
+    """The q-quantile (ends,) of the costs (episodes,) whose steps lie in (end − width, end]; NaN where none does."""
+    steps, costs = np.asarray(steps, float), np.asarray(costs, float)
+    windows = [costs[(end - width < steps) & (steps <= end)] for end in ends]
+    return np.array([np.quantile(window, q) if len(window) else np.nan for window in windows])
+
+
+def tails(
+    costs: Costs, levels: Mapping[str, float], limits: Mapping[str, float] | None = None, windows: int = 10
+) -> Figure:
+    """Figure 5. A quantile of the episodic cost over a window that moves through training, as in `curves`.
+
+    Args:
+        costs: a table per seed, with columns steps and cost; none for what is not there. Tasks are rows, baselines
+            columns. levels: task -> q. limits: task -> β. windows: how many windows side by side make up training.
+    """
+    total = _largest(costs, "steps")
+
+    def curve(task: str, table: pd.DataFrame) -> pd.Series:
+        ends = np.linspace(total[task] / windows, total[task], 4 * windows)
+        width = total[task] / windows
+        return pd.Series(moving_quantile(table.steps, table.cost, levels[task], ends, width), ends)
+
+    fig, drawn = _small_multiples(costs, curve, {task: f"{task}\nq = {levels[task]:.2f}" for task in total})
+    for (task, _), axis in drawn.items():
+        axis.xaxis.set_major_formatter(short_count)
+        axis.set(xlim=(0, total[task]), ylim=(0, None))
+        if task in (limits or {}):
+            axis.axhline(limits[task], **LIMIT)
+    fig.supxlabel("environment steps", fontsize=8)
+    fig.supylabel("q-quantile of the episodic cost in a moving window", fontsize=8)
+    legend(fig)
+    return fig
+
+
+def exceedance(costs: Costs, limits: Mapping[str, float] | None = None) -> Figure:
+    """The share of all of training's episodes that cost more than c, against c; arranged as `tails`."""
+    most = _largest(costs, "cost")
+
+    def curve(task: str, table: pd.DataFrame) -> pd.Series:
+        grid = np.linspace(0, most[task], 100)
+        share = 1 - np.searchsorted(np.sort(table.cost), grid, side="right") / len(table)
+        return pd.Series(share, grid)
+
+    fig, drawn = _small_multiples(costs, curve, {task: task for task in most})
+    for (task, _), axis in drawn.items():
+        axis.set_yscale("log", nonpositive="mask")
+        axis.set_ylim(1e-3, 1.3)
+        if task in (limits or {}):
+            axis.axvline(limits[task], **LIMIT)
+    fig.supxlabel("episodic cost c", fontsize=8)
+    fig.supylabel("share of episodes above c", fontsize=8)
+    legend(fig)
+    return fig
+
+
+def _largest(costs: Costs, column: str) -> dict[str, float]:
+    """The largest value in a task's tables; 1 where there is none. Tasks whose costs are all one number drop out."""
+    found: dict[str, list] = {}
+    for (task, *_), tables in costs.items():
+        found.setdefault(task, []).extend(table for table in tables if len(table))
+    constant = {task for task, tables in found.items() if tables and pd.concat(tables).cost.nunique() == 1}
+    return {
+        task: max((table[column].max() for table in tables), default=0.0) or 1.0
+        for task, tables in found.items()
+        if task not in constant or len(constant) == len(found)
+    }
+
+
+def _small_multiples(
+    costs: Costs, curve: Curve, rows: Mapping[str, str]
+) -> tuple[Figure, dict[tuple[str, str], Axes]]:
+    """Tasks × baselines, every variant's curves in each. Gives the panels in which something is drawn."""
+    baselines = list(dict.fromkeys(baseline for task, baseline, _ in costs if task in rows))
+    size = (PAGE, 1.3 * len(rows) + 0.7)
+    fig, axes = canvas(*size, len(baselines), len(rows), sharex="row", sharey="row")
+    drawn = {}
+    for (task, baseline), axis in zip(product(rows, baselines), axes, strict=True):
+        cells = {key[2]: tables for key, tables in costs.items() if key[:2] == (task, baseline)}
+        if task == next(iter(rows)):
+            axis.set_title(baseline)
+        if baseline == baselines[0]:
+            axis.set_ylabel(rows[task])
+        if not cells:  # not asked for, as Sauté where the limit is 0
+            axis.set_axis_off()
+        elif any(len(table) for tables in cells.values() for table in tables):
+            series = {name: [curve(task, t) for t in tables if len(t)] for name, tables in cells.items()}
+            curves(axis, series, looks(cells))
+            axis.tick_params(labelleft=task not in {there for there, _ in drawn})
+            axis.xaxis.set_major_locator(MaxNLocator(2))
+            drawn[task, baseline] = axis
+        else:
+            nothing(axis, "no run yet")
+    return fig, drawn
