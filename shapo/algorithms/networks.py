@@ -185,23 +185,47 @@ class RunningNormalizer:
             self._rescale()
 
 
-class Policy:
-    """A trained policy with its observation normaliser: `policy(observation)` gives actions."""
+class Acts:
+    """What a trained policy does where it is used: `columns` observations in, `act(observation (n, obs), rng)` out."""
+
+    columns: int
+
+    def __call__(self, observation, rng=None, deterministic: bool | None = None):
+        """Actions (act,) or (n, act) at raw observations (obs,) or (n, obs), in their library and floating type.
+
+        Observations are those of `config.make_env`: a NumPy array, a tensor, or numbers in lists.
+        rng: a generator to sample with, NumPy's or PyTorch's; or a seed, which gives the same noise at every call.
+        deterministic: True for the mode, False for a sample, with a fresh generator if none is given; None: a sample
+        where `rng` is given. Raises ValueError for another shape.
+        """
+        given = observation if isinstance(observation, Tensor) else np.array(observation)
+        if given.ndim not in (1, 2) or given.shape[-1] != self.columns:
+            raise ValueError(
+                f"observation must have shape ({self.columns},) or (n, {self.columns}), as config.make_env() gives "
+                f"them; got {tuple(given.shape)}"
+            )
+        if isinstance(rng, torch.Generator):
+            rng = int(torch.randint(2**62, (), generator=rng))
+        mode = rng is None if deterministic is None else deterministic
+        batch = given[None] if given.ndim == 1 else given
+        action = torch.as_tensor(self.act(batch, None if mode else np.random.default_rng(rng)))
+        floating = given.is_floating_point() if isinstance(given, Tensor) else given.dtype.kind == "f"
+        if isinstance(given, Tensor):
+            action = action.to(given if floating else torch.float64)
+        else:
+            action = action.detach().numpy().astype(given.dtype if floating else np.float64)
+        return action[0] if given.ndim == 1 else action
+
+
+class Policy(Acts):
+    """A trained policy with its observation normaliser: `policy(observation)` gives actions, as `Acts` says."""
 
     def __init__(self, actor: GaussianActor, normalizer: RunningNormalizer):
-        self.actor, self.normalizer = actor, normalizer
+        self.actor, self.normalizer, self.columns = actor, normalizer, actor.mlp.sizes[0]
 
-    def __call__(self, observation: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Actions (n, act) at raw observations (n, obs): the mean, or a sample where a generator is given.
-
-        Observations are those of `config.make_env`; for most baselines `shapo.make_env` gives the same. Raises
-        ValueError for others.
-        """
-        columns = self.actor.mlp.sizes[0]
-        if observation.shape[-1] != columns:
-            raise ValueError(
-                f"observation must have {columns} columns, as config.make_env() gives them; got {observation.shape[-1]}"
-            )
+    def act(self, observation: np.ndarray | Tensor, rng: np.random.Generator | None) -> np.ndarray:
+        """The mean, or a sample where a generator is given; not clipped: the environment does that."""
+        observation = observation.detach().cpu().numpy() if isinstance(observation, Tensor) else observation
         normalised: Tensor = self.normalizer(observation)
         if rng is not None:
             return self.actor.sample(normalised, rng)

@@ -73,7 +73,7 @@ class ClippedActor:
     """a = clip(μ_θ(s) + σ ξ, ±1), PPO's, with plain ELU layers; θ is (P,): weights and biases, then log σ."""
 
     def __init__(self, observations: int, hidden_sizes: tuple[int, ...], actions: int):
-        sizes = (observations, *hidden_sizes, actions)
+        sizes, self.actions = (observations, *hidden_sizes, actions), actions
         self.shapes = [
             shape for inputs, outputs in pairwise(sizes) for shape in ((outputs, inputs), (outputs,))
         ]

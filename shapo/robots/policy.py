@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shapo.algorithms.networks import RunningNormalizer
+from shapo.algorithms.networks import Acts, RunningNormalizer
 from shapo.robots.config import RobotConfig
 from shapo.robots.networks import ClippedActor, SquashedActor
 from shapo.robots.simulator.robots import ROBOTS
 from shapo.runs.store import unprefixed
 
 
-class RobotPolicy:
-    """`policy(observation)` gives actions (N, act) in ±1 at raw observations (N, obs); differentiable.
+class RobotPolicy(Acts):
+    """`policy(observation)` gives actions in ±1, as `Acts` says; differentiable in observations that are tensors.
 
     theta: (P,) the actor's parameters, which may be replaced. mean, scale: (obs,) of observations, which are clipped to
     ± clip when scaled.
@@ -28,6 +28,7 @@ class RobotPolicy:
     ):  # fmt: skip
         self.actor, self.theta, self.clip = actor, torch.from_numpy(theta.copy()), clip
         self.mean, self.scale = (torch.from_numpy(np.asarray(array)).float() for array in (mean, scale))
+        self.columns = len(self.mean)
 
     @property
     def digest(self) -> str:
@@ -35,10 +36,12 @@ class RobotPolicy:
         arrays = [tensor.numpy() for tensor in (self.theta, self.mean, self.scale)]
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:12]
 
-    def __call__(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
-        """noise: ξ (N, act), standard normal, to sample from the policy; the mode without."""
-        if observation.shape[-1] != len(self.mean):
-            raise ValueError(f"observation must have {len(self.mean)} columns; got {observation.shape[-1]}")
+    def act(self, observation: np.ndarray | Tensor, rng: np.random.Generator | None) -> Tensor:
+        """The mode, or a sample where a generator is given."""
+        observation = torch.as_tensor(observation).float().to(self.mean.device)
+        noise = None
+        if rng is not None:
+            noise = torch.from_numpy(rng.standard_normal((len(observation), self.actor.actions), np.float32))
         scaled = ((observation - self.mean) * self.scale).clamp(-self.clip, self.clip)
         return self.actor(self.theta, scaled, noise)
 

@@ -249,6 +249,6 @@ def test_the_trained_policy_rolls_out_where_the_budget_is_kept(tmp_path):
     poor = observation.copy()
     poor[:, -1] = -1.0
     assert np.abs(run.actor(poor) - action).max() > 1e-4  # the policy looks at what is left
-    with pytest.raises(ValueError, match=r"observation must have 61 columns.*config\.make_env.*got 60"):
+    with pytest.raises(ValueError, match=r"shape \(61,\) or \(n, 61\).*config\.make_env.*got \(3, 60\)"):
         run.actor(observation[:, :-1])
     assert len(run.episodes) == 8 and (run.episodes.length == 1000).all()
