@@ -1,7 +1,8 @@
 """An executed notebook as one HTML file that reads the same without a network.
 
 nbconvert's own page fetches MathJax, require.js and the widget manager from other hosts. Here formulas are
-MathML, which browsers draw by themselves, widgets give way to the static output beside them, and the buttons
+MathML, which browsers draw by themselves (Chromium on Linux only with a font that knows where subscripts go,
+hence the list of such), widgets give way to the static output beside them, and the buttons
 of matplotlib's animations are characters instead of a font from elsewhere.
 """
 
@@ -21,6 +22,8 @@ WITHOUT_SCRIPTS = """
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
 {%- block html_head_css -%}
 <style>
+math { font-family: "Latin Modern Math", "STIX Two Math", "Libertinus Math", "Cambria Math", "Noto Sans Math",
+       "DejaVu Math TeX Gyre", math; }
 .fa { font-style: normal; display: inline-block; }
 .fa-minus::before { content: "\\2212"; } .fa-plus::before { content: "+"; }
 .fa-fast-backward::before { content: "|\\25C0\\FE0E"; } .fa-fast-forward::before { content: "\\25B6\\FE0E|"; }
