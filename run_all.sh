@@ -8,7 +8,8 @@ supported="3.11 3.12" # as requires-python in pyproject.toml
 usage() {
     cat <<'TEXT'
 usage: ./run_all.sh [OPTIONS]            run the notebooks, in order (sets up first if needed)
-       ./run_all.sh test [OPTIONS]       the tests: ruff, pytest, every notebook under the smoke profile
+       ./run_all.sh test [OPTIONS]       the tests: ruff, pytest, every notebook under the smoke profile that has
+                                         not passed since a file changed
        ./run_all.sh verify N [OPTIONS]   retrain N shipped runs, drawn at random, and compare to the last bit
        ./run_all.sh setup [--peers]      only set up; --peers adds what notebook 90 compares against
        ./run_all.sh lab [-- ARGUMENTS]   JupyterLab on the notebooks; ARGUMENTS go to JupyterLab
@@ -29,7 +30,8 @@ environment:
   PYTHON=...                     the interpreter to make .venv with (default: the first supported on PATH)
   PIP_EXTRA_INDEX_URL=...        and all else that pip reads; the README says how to get PyTorch for the CPU
 
-Executed notebooks go to runs/notebooks/<profile>/ as .ipynb and .html, figures to figures/.
+Executed notebooks go to runs/notebooks/<profile>/ as .ipynb and .html; figures to figures/, under smoke to
+figures/smoke/, and from a notebook run in JupyterLab to runs/figures/.
 TEXT
 }
 
@@ -74,12 +76,34 @@ pip_install() {
         --constraint requirements/constraints.txt "$@"
 }
 
+is_set_up() { # STAMP
+    [ -x .venv/bin/python ] && [ "$(cat .venv/stamp 2>/dev/null)" = "$1" ]
+}
+
+# Waits until no other set-up is at work here. The lock ends with the descriptor 9, thus also with the process; it is
+# Python's, because macOS has no flock(1). A file system without locks goes without.
+lock_set_up() { # PYTHON
+    exec 9>.venv.lock
+    "$1" -I -S - <<'CODE'
+import fcntl
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("Another set-up is at work in this folder; waiting for it", flush=True)
+    fcntl.flock(9, fcntl.LOCK_EX)
+except OSError:
+    pass
+CODE
+}
+
 # Makes .venv, unless its stamp says that it is there and whole. The stamp is written last, so an interrupted
 # set-up is done again from the start.
 set_up() { # PYTHON
     local stamp
     stamp="$(stamp_of "$1")"
-    if [ -x .venv/bin/python ] && [ "$(cat .venv/stamp 2>/dev/null)" = "$stamp" ]; then return; fi
+    if is_set_up "$stamp"; then return; fi
+    lock_set_up "$1"
+    if is_set_up "$stamp"; then exec 9>&- && return; fi # by the other one
     echo "Setting up .venv with $1 (some minutes, and only when the pins or the Python change)"
     rm -rf .venv
     "$1" -m venv .venv
@@ -87,6 +111,7 @@ set_up() { # PYTHON
     pip_install --no-build-isolation --editable '.[test]'
     pip_install --no-deps --requirement requirements/no-deps.txt
     printf '%s\n' "$stamp" >.venv/stamp
+    exec 9>&-
     echo "Set-up is complete"
 }
 
@@ -94,13 +119,24 @@ add_peers() {
     pip_install --no-deps --requirement requirements/peers.txt
 }
 
+# What git sees of the working tree; empty outside of git.
+working_tree() {
+    git status --porcelain --untracked-files=all 2>/dev/null && git diff HEAD 2>/dev/null || true
+}
+
 # The whole test command. Every stage runs, so that one call tells all that is wrong.
 run_tests() {
-    local failed=""
+    local failed="" before
+    before="$(working_tree)"
     .venv/bin/ruff check . || failed="$failed ruff-check"
     .venv/bin/ruff format --check . || failed="$failed ruff-format"
     .venv/bin/python -m pytest || failed="$failed pytest"
-    .venv/bin/python -m notebooks.run --jobs 0 "$@" || failed="$failed notebooks"
+    .venv/bin/python -m notebooks.run --jobs 0 --changed "$@" || failed="$failed notebooks"
+    if [ "$(working_tree)" != "$before" ]; then
+        failed="$failed working-tree"
+        echo "The working tree is not as it was before the tests:" >&2
+        diff <(printf '%s\n' "$before") <(working_tree) >&2 || true
+    fi
     if [ -n "$failed" ]; then
         echo "FAILED:$failed" >&2
         return 1
@@ -141,8 +177,10 @@ case "$command" in
     lab)
         [ $# -eq 0 ] || [ "$1" = -- ] || fail "unknown option for lab: $1 (JupyterLab's own go after --)"
         [ $# -eq 0 ] || shift
+        root=() # JupyterLab refuses root, which is who works in a container
+        [ "$(id -u)" -ne 0 ] || root=(--allow-root)
         set_up "$python"
-        exec .venv/bin/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$PWD" \
+        exec .venv/bin/python -m jupyterlab ${root[@]+"${root[@]}"} --ip=127.0.0.1 --ServerApp.root_dir="$PWD" \
             --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb "$@"
         ;;
 esac

@@ -13,27 +13,19 @@ import json
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the command line asks for: the notebooks, each with the parameters papermill hands it."""
-
-    notebooks: dict[Path, dict[str, Any]]
-    output: Path
-    jobs: int
-    check: bool
 
 
 @dataclass(frozen=True)
@@ -101,8 +93,11 @@ def with_parameters(path: Path, profile: str, given: dict[str, str]) -> dict[str
     }
 
 
-def parse(arguments: list[str] | None) -> Plan:
-    """Read the command line; a mistake in it prints what is accepted and exits with status 2."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line; a mistake in it prints what is accepted and exits with status 2.
+
+    `notebooks` of the result: each with the parameters papermill hands it.
+    """
     profiles = runpy.run_path(str(ROOT / "shapo" / "experiments" / "profiles.py"))["PROFILES"]
     parser = argparse.ArgumentParser(
         prog="notebooks.run", allow_abbrev=False, description="Run the notebooks."
@@ -113,37 +108,49 @@ def parse(arguments: list[str] | None) -> Plan:
         "--jobs", type=int, default=1, metavar="N", help="notebooks at a time; 0: one per core"
     )
     parser.add_argument("-p", nargs=2, action="append", default=[], dest="given", metavar=("NAME", "VALUE"))
+    parser.add_argument(
+        "--changed", action="store_true", help="only those that have not passed since a file changed"
+    )
     parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks", help="the folder they are in")
     parser.add_argument("--output", type=Path, help="where results go (default: runs/notebooks/<profile>)")
     parser.add_argument("--check", action="store_true", help="only check this command line")
-    options = parser.parse_args(arguments)
-    given = dict(options.given)
+    plan = parser.parse_args(arguments)
+    given = dict(plan.given)
     try:
-        if options.jobs < 0:
-            raise ValueError(f"--jobs takes a number of notebooks, or 0 for one per core, not {options.jobs}")
+        if plan.jobs < 0:
+            raise ValueError(f"--jobs takes a number of notebooks, or 0 for one per core, not {plan.jobs}")
         if "profile" in given:
             raise ValueError("the profile is chosen by --profile, not by -p")
-        paths = choose(options.notebooks, options.only)
-        notebooks = {path: with_parameters(path, options.profile, given) for path in paths}
-        if not notebooks:
-            raise ValueError(f"no notebooks NN_name.ipynb in {options.notebooks}")
+        paths = choose(plan.notebooks, plan.only)
+        if not paths:
+            raise ValueError(f"no notebooks NN_name.ipynb in {plan.notebooks}")
+        plan.notebooks = {path: with_parameters(path, plan.profile, given) for path in paths}
     except ValueError as error:
         parser.error(str(error))
-    output = options.output or ROOT / "runs" / "notebooks" / options.profile
-    return Plan(notebooks, output.resolve(), options.jobs or os.cpu_count() or 1, options.check)
+    plan.output = (plan.output or ROOT / "runs" / "notebooks" / plan.profile).resolve()
+    plan.jobs = min(plan.jobs or os.cpu_count() or 1, len(plan.notebooks))
+    return plan
 
 
-def describe(problem: Exception, executed: Any) -> str:
-    """The cell a notebook stopped in, and the traceback."""
-    from nbconvert.filters import strip_ansi
+def last_change() -> float:
+    """When a file last changed of those git knows or would add, in seconds since 1970; ∞ where git does not say."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return float("inf")
+    paths = [ROOT / name for name in names.split("\0") if name]
+    return max((path.stat().st_mtime for path in paths if path.is_file()), default=float("inf"))
 
-    lines = getattr(problem, "traceback", None) or [f"{type(problem).__name__}: {problem}"]
-    started = [cell for cell in executed.cells if cell.metadata.get("papermill", {}).get("start_time")]
-    where = (
-        f"cell {started[-1].id!r} (In [{started[-1].get('execution_count')}])" if started else "no cell yet"
-    )
-    trace = "\n".join(lines)
-    return f"{where}\n{trace if sys.stdout.isatty() else strip_ansi(trace)}"
+
+def passed_since(moment: float, executed: Path, parameters: dict[str, Any]) -> bool:
+    """Whether the executed notebook was started after that moment, with these parameters, and passed."""
+    try:
+        record = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["papermill"]
+        started = datetime.fromisoformat(record["start_time"]).timestamp()
+        return started > moment and record["parameters"] == parameters and record["exception"] is False
+    except (OSError, ValueError, KeyError, TypeError):  # none, or none of ours
+        return False
 
 
 def execute(path: Path, parameters: dict[str, Any], output: Path, progress: dict[str, Any]) -> Outcome:
@@ -172,10 +179,16 @@ def execute(path: Path, parameters: dict[str, Any], output: Path, progress: dict
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
             )
     except Exception as problem:  # whatever stops one notebook must not stop the others
-        executed = nbformat.read(partial, 4) if partial.exists() else nbformat.v4.new_notebook()
-        failure = describe(problem, executed)
+        failure = f"{type(problem).__name__}: {problem}"
     if partial.exists():
-        page.write_text(to_html(nbformat.read(partial, 4), title=path.stem), encoding="utf-8")
+        executed = nbformat.read(partial, 4)
+        if failure:
+            started = [c.id for c in executed.cells if c.metadata.get("papermill", {}).get("start_time")]
+            failure = f"cell {started[-1]!r}: {failure}" if started else failure
+        # Papermill does not record that a kernel died.
+        executed.metadata.papermill.exception = bool(failure)
+        nbformat.write(executed, partial)
+        page.write_text(to_html(executed, title=path.stem), encoding="utf-8")
         page.replace(output / f"{path.stem}.html")
         partial.replace(output / f"{path.stem}.ipynb")
     return Outcome(path.stem, failure, time.monotonic() - start)
@@ -187,10 +200,8 @@ def memory_in_use() -> int:
 
     total = 0
     for child in psutil.Process().children(recursive=True):
-        try:
+        with suppress(psutil.NoSuchProcess):  # it ended since it was listed
             total += child.memory_info().rss
-        except psutil.NoSuchProcess:  # it ended since it was listed
-            continue
     return total
 
 
@@ -206,26 +217,17 @@ def stop_all(output: Path) -> None:
     os._exit(130)
 
 
-def run(plan: Plan) -> list[Outcome]:
+def run(plan: argparse.Namespace) -> list[Outcome]:
     """Execute every notebook of the plan, `jobs` at a time, and show how far each is."""
     from tqdm import tqdm
 
     quiet = not sys.stderr.isatty()  # a log gets lines, a terminal gets bars as well
-    jobs = min(plan.jobs, len(plan.notebooks))
-    rows: SimpleQueue[int] = SimpleQueue()  # of the terminal, one for each notebook that is running
-    for row in range(1, jobs + 1):
-        rows.put(row)
 
     def one(path: Path, parameters: dict[str, Any]) -> Outcome:
-        row = rows.get()
         tqdm.write(f"running {path.stem}")
-        bar = {"desc": path.stem, "position": row, "leave": False, "disable": quiet}
-        try:
-            return execute(path, parameters, plan.output, bar)
-        finally:
-            rows.put(row)
+        return execute(path, parameters, plan.output, {"desc": path.stem, "leave": False, "disable": quiet})
 
-    pool, outcomes, peak = ThreadPoolExecutor(jobs), [], 0
+    pool, outcomes, peak = ThreadPoolExecutor(plan.jobs), [], 0
     with tqdm(total=len(plan.notebooks), desc="notebooks", unit="", disable=quiet) as overall:
         pending = {pool.submit(one, *item) for item in plan.notebooks.items()}
         while pending:
@@ -248,8 +250,17 @@ def main(arguments: list[str] | None = None) -> int:
     from filelock import FileLock, Timeout
 
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
-    jobs, cores = min(plan.jobs, len(plan.notebooks)), os.cpu_count() or 1
-    os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(max(1, cores // jobs)))  # for each notebook's studies
+    if plan.changed:
+        moment = last_change()
+        for path, parameters in list(plan.notebooks.items()):
+            if passed_since(moment, plan.output / path.name, parameters):
+                print(f"not run again: {path.stem} has passed since the last change of a file")
+                del plan.notebooks[path]
+        if not plan.notebooks:
+            return 0
+    cores = str(max(1, (os.cpu_count() or 1) // plan.jobs))  # for each notebook's studies
+    os.environ.setdefault("LOKY_MAX_CPU_COUNT", cores)
+    os.environ.setdefault("SHAPO_FIGURES", str(ROOT / "figures"))
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not one of the user's
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     plan.output.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,9 @@
 
 import ast
 import importlib.metadata
+import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -109,9 +111,36 @@ def test_one_version():
     assert citation["license"] == PROJECT["license"]
 
 
-def test_continuous_integration_runs_the_test_command_of_the_readme():
-    assert "./run_all.sh test" in (ROOT / ".ci" / "run").read_text()
-    assert "./run_all.sh test" in (ROOT / "README.md").read_text()
+def test_continuous_integration_runs_the_two_commands_of_the_readme_in_order():
+    for path in (ROOT / ".ci" / "run", ROOT / "README.md"):
+        assert re.search(r"^ *\./run_all\.sh (?!test).*^ *\./run_all\.sh test", path.read_text(), re.M | re.S)
+
+
+def test_the_package_is_found_beside_a_clone_of_its_name(tmp_path):
+    clone, installed = tmp_path / "shapo", tmp_path / "installed"
+    shutil.copytree(ROOT / "shapo", clone / "shapo", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
+    subprocess.run([*pip, f"--prefix={installed}", "--editable", clone], check=True, capture_output=True)
+    code = (
+        "import importlib.util, site, sys; site.addsitedir(sys.argv[1]);"
+        "print(importlib.util.find_spec('shapo').origin)"
+    )
+    (packages,) = installed.rglob("site-packages")
+    command = [sys.executable, "-S", "-c", code, packages]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(clone / "shapo" / "__init__.py")
 
 
 def test_nothing_names_one_machine():

@@ -94,14 +94,14 @@ def finished(tmp_path_factory) -> SimpleNamespace:
 def test_a_failing_notebook_makes_the_exit_status_non_zero_and_is_explained(finished):
     text = finished.process.stdout
     assert finished.process.returncode == 1
-    assert re.search(r"FAILED 01_bad in cell 'step-1' \(In \[\d+\]\)", text)
+    assert re.search(r"FAILED 01_bad in cell 'step-1': PapermillExecutionError", text)
     assert "LookupError: the reason" in text and "in deep()" in text
     assert not nbformat.read(finished.results / "01_bad.ipynb", 4).cells[-1].outputs
     assert "the reason" in (finished.results / "01_bad.html").read_text()
 
 
 def test_a_kernel_that_dies_is_explained(finished):
-    assert re.search(r"FAILED 02_dead in cell 'step-0'.*\nDeadKernelError", finished.process.stdout)
+    assert re.search(r"FAILED 02_dead in cell 'step-0': DeadKernelError", finished.process.stdout)
 
 
 def test_the_others_still_run_and_the_summary_tells_all(finished):
@@ -131,6 +131,7 @@ def test_the_page_needs_no_network(finished):
         assert "widget-view" not in page
     assert "<mfrac>" in pages[0] and "$code$" in pages[0]
     assert "open the notebook in JupyterLab" in pages[1]
+    assert all(re.search(r"math \{ font-family: .*?\bmath; \}", page, re.DOTALL) for page in pages)
     icons = set(re.findall(r'class="fa (fa-[\w-]+)', pages[1]))
     assert icons and all(f".{icon}::before" in page for page in pages for icon in icons)
 
@@ -223,16 +224,47 @@ def test_a_second_run_into_the_same_folder_is_refused(running, capsys):
     assert "Another run" in capsys.readouterr().err
 
 
+def test_what_passed_is_not_run_again_until_a_file_changes(tmp_path, capsys, monkeypatch):
+    write(tmp_path / "notebooks", "00_good", GOOD)
+    write(tmp_path / "notebooks", "02_dead", DEAD)
+    monkeypatch.setattr(notebooks, "last_change", lambda: changed)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    changed, ran, seed = time.time(), [], ["-p", "seed", "1"]
+    for options in (seed, [*seed, "--changed"], ["--changed"]):
+        assert notebooks.main([*places(tmp_path), *options]) == 1, "02_dead never passes"
+        ran.append(re.findall(r"^running (\d+)", capsys.readouterr().out, re.M))
+    changed = time.time()
+    assert notebooks.main([*places(tmp_path), "--only", "00", "--changed"]) == 0
+    ran.append(re.findall(r"^running (\d+)", capsys.readouterr().out, re.M))
+    assert ran == [["00", "02"], ["02"], ["00", "02"], ["00"]]
+
+
+def test_a_change_of_any_file_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    assert notebooks.last_change() == float("inf"), "outside of git nothing is known"
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    (tmp_path / ".gitignore").write_text("ignored")
+    for name, moment in ((".gitignore", 10), ("new.py", 30), ("ignored", 50)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (moment, moment))
+    assert notebooks.last_change() == 30
+
+
+def copy_of_the_script(folder: Path) -> None:
+    """What run_all.sh needs before set-up, and no .venv."""
+    for name in ("run_all.sh", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "requirements", folder / "requirements")
+    for name in ("notebooks/run.py", "shapo/experiments/profiles.py"):
+        (folder / name).parent.mkdir(parents=True)
+        shutil.copy(ROOT / name, folder / name)
+    write(folder / "notebooks", "00_good", GOOD)
+
+
 @pytest.fixture
 def fresh_clone(tmp_path):
-    """What run_all.sh needs before set-up, and no .venv; returns a function that calls it."""
-    for name in ("run_all.sh", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
-    for name in ("notebooks/run.py", "shapo/experiments/profiles.py"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    write(tmp_path / "notebooks", "00_good", GOOD)
+    """A function that calls run_all.sh in a fresh clone, where it must refuse."""
+    copy_of_the_script(tmp_path)
 
     def call(*arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess:
         environment = os.environ | {"PYTHON": python}
@@ -284,3 +316,88 @@ def test_another_python_is_told_which_are_supported(fresh_clone, tmp_path, argum
     done = fresh_clone(*arguments, python=str(old))
     assert done.returncode == 2
     assert "needs Python 3.11 or 3.12" in done.stderr and "is 3.9" in done.stderr
+
+
+PRETENDER = """#!/usr/bin/env bash
+# A Python that answers what run_all.sh asks before set-up, and only notes down what it is to do afterwards.
+case "$*" in
+    "-I -S -c"*) echo "3.11 {python}"; exit ;;
+    -I*) exec "{real}" "$@" ;;
+    "-m venv .venv") mkdir -p .venv/bin; cp "{python}" .venv/bin/python; cp "{python}" .venv/bin/ruff ;;
+    "-m pytest") eval "$PYTEST_DOES" ;;
+esac
+echo "$*" >>calls
+sleep 0.2
+"""
+
+
+@pytest.fixture
+def pretending(tmp_path):
+    """A function that starts run_all.sh over a set-up that is only pretended, as a user of this id."""
+    clone, tools = tmp_path / "clone", tmp_path / "tools"
+    clone.mkdir()
+    tools.mkdir()
+    copy_of_the_script(clone)
+
+    def start(*arguments: str, uid: int = 1000, pytest: str = "true") -> subprocess.Popen:
+        lines = {"python": PRETENDER.format(python=tools / "python", real=sys.executable)}
+        lines["id"] = f"#!/bin/sh\necho {uid}\n"
+        for name, text in lines.items():
+            (tools / name).write_text(text)
+            (tools / name).chmod(0o755)
+        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+        environment = os.environ | {"PYTHON": str(tools / "python"), "PATH": path, "PYTEST_DOES": pytest}
+        process = subprocess.Popen(
+            ["bash", "run_all.sh", *arguments], cwd=clone, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        process.clone = clone
+        return process
+
+    return start
+
+
+@pytest.mark.parametrize(("uid", "allowed"), [(0, True), (1000, False)])
+def test_root_gets_jupyterlab_too_on_this_machine_alone(pretending, uid, allowed):
+    process = pretending("lab", "--", "--no-browser", uid=uid)
+    assert process.wait() == 0, process.stdout.read()
+    call = (process.clone / "calls").read_text().splitlines()[-1]
+    assert call.startswith("-m jupyterlab") and call.endswith("--no-browser")
+    assert ("--allow-root" in call) == allowed
+    assert "--ip=127.0.0.1" in call and "token" not in call
+
+
+def test_two_first_calls_at_once_set_up_once(pretending):
+    one, other = pretending("setup"), pretending("setup")
+    said = "".join(process.communicate()[0] for process in (one, other))
+    assert (one.returncode, other.returncode) == (0, 0), said
+    assert said.count("Set-up is complete") == 1 and said.count("waiting for it") == 1
+    assert (one.clone / "calls").read_text().count("-m venv .venv") == 1
+    third = pretending("setup")
+    assert third.communicate()[0] == "" and third.returncode == 0
+
+
+def test_a_killed_set_up_lets_the_next_one_in(pretending):
+    first = pretending("setup")
+    while not (first.clone / "calls").exists():
+        time.sleep(0.01)
+    first.kill()
+    second = pretending("setup")
+    assert "Set-up is complete" in second.communicate()[0]
+
+
+@pytest.mark.parametrize(
+    ("pytest_does", "status"), [("true", 0), ("echo >left-over", 1), ("echo >>pyproject.toml", 1)]
+)
+def test_tests_that_leave_another_working_tree_fail(pretending, pytest_does, status):
+    process = pretending("setup")
+    process.wait()
+    (process.clone / ".gitignore").write_text("calls\n.venv*\n")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=b"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "all"]):
+        subprocess.run([*git, *command], cwd=process.clone, check=True)
+    (process.clone / "run_all.sh").write_text((process.clone / "run_all.sh").read_text() + "# mine\n")
+    process = pretending("test", pytest=pytest_does)
+    said = process.communicate()[0]
+    assert process.returncode == status, said
+    assert ("FAILED: working-tree" in said) == bool(status)
