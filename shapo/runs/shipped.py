@@ -4,8 +4,10 @@
                         progress.parquet    their progress, tidy: the column run_id, then those of Run.progress
                         episodes.parquet    their episodes, likewise
                         networks.parquet    a row per array of their networks, where those ship: robots
+                        SHA256SUMS          of these files, as `sha256sum -c` reads it; what it does not list is no part
 
-`packing` writes packs; `shapo.Run` reads them, by run_id. A pack of another method version is simply not found.
+`shapo.runs.packing` writes packs; `shapo.Run` reads them, by run_id: each version of a file once, if its digest is the
+listed one. A pack of another method version is not found.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +34,7 @@ COLUMNS = (
 )  # fmt: skip
 
 TABLES = ("progress", "episodes")  # what of a run is reproduced, and ships
+SUMS = "SHA256SUMS"
 
 
 class CorruptPackError(RuntimeError):
@@ -42,9 +47,15 @@ def data_folder() -> Path:
 
 
 def packs(folder: str | Path | None = None) -> list[Pack]:
-    """The packs in `folder` (`data_folder()` by default), by name; each is read once. Raises CorruptPackError."""
-    found = sorted(Path(folder if folder is not None else data_folder()).glob("[!.]*/runs.parquet"))
-    return [_pack(path.parent, *version_of(path)) for path in found]
+    """The packs in `folder` (`data_folder()` by default), by name. Raises CorruptPackError."""
+    files = Path(folder if folder is not None else data_folder()).glob("[!.]*/*")
+    folders = {path.parent for path in files if path.name in (SUMS, "runs.parquet")}
+    return [_pack(f, version_of(f / SUMS), version_of(f / "runs.parquet")) for f in sorted(folders)]
+
+
+def pack_of(run_id: str) -> Pack | None:
+    """The pack that ships a run, if one does. Raises CorruptPackError."""
+    return next((pack for pack in packs() if run_id in pack.rows), None)
 
 
 def digest(table: pd.DataFrame) -> str:
@@ -72,93 +83,108 @@ def as_shipped(name: str, table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**floats.astype(np.float32).astype(np.float64))
 
 
-def pack_of(run_id: str) -> Pack | None:
-    """The pack that ships a run, if one does. Raises CorruptPackError."""
-    return next((pack for pack in packs() if run_id in pack._by_id), None)
+def listing(contents: Mapping[str, bytes]) -> str:
+    """What SHA256SUMS says of files, by their names without .parquet."""
+    return "".join(
+        f"{hashlib.sha256(contents[name]).hexdigest()}  {name}.parquet\n" for name in sorted(contents)
+    )
+
+
+def fresh_path(folder: Path, name: str, sha256: str) -> Path:
+    """Where a new file of a pack lies from before SHA256SUMS lists it until it has taken the old one's place."""
+    return folder / f"{name}.{sha256[:12]}.parquet"
 
 
 class Pack:
-    """One study's packed results. runs: a row per run, indexed by run_id, with the columns COLUMNS."""
+    """One study's packed results. runs: a row per run, indexed by run_id, with the columns COLUMNS; rows: the same, as
+    run_id -> row.
+    """
 
     def __init__(self, folder: Path):
         self.folder, self.name = folder, folder.name
-        rows = self._read("runs", COLUMNS).to_pandas().astype({"run_id": str})
-        if not rows.run_id.is_unique:
-            raise CorruptPackError(self._says("runs", "a run is listed twice"))
-        self.runs = rows.set_index("run_id")
-        self._by_id = self.runs.to_dict("index")  # looked up hundreds of times
+        with self._blaming(SUMS):
+            text = (folder / SUMS).read_text("ascii")
+            lines = re.findall(r"([0-9a-f]{64})  (runs|progress|episodes|networks)\.parquet\n", text)
+            self._sums = {name: sha256 for sha256, name in lines}
+            if text != "".join(f"{sha256}  {name}.parquet\n" for sha256, name in lines) or not {
+                "runs",
+                *TABLES,
+            } <= set(self._sums):
+                raise ValueError("it does not list a pack's files, each with its SHA-256")
+        with self._blaming("runs.parquet"):
+            self.runs = self._read("runs").to_pandas().astype({"run_id": str}).set_index("run_id")
+            if missing := set(COLUMNS) - {"run_id", *self.runs}:
+                raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+            self.rows = self.runs.to_dict(
+                "index"
+            )  # looked up hundreds of times; ValueError where a run is listed twice
 
     def table(self, name: str, run_id: str) -> pd.DataFrame:
         """`progress` or `episodes` of a run, `as_shipped`; its `timing` in one row, the median epoch."""
-        run = self._by_id[run_id]
+        run = self.rows[run_id]
         if name == "timing":
             return pd.DataFrame([{part: run[part] for part in ("rollout", "actor", "critics", "total")}])
-        table, extents = self._whole(name)
-        if name == "progress" and run_id not in extents:  # a run may have no episodes
-            raise CorruptPackError(self._says(name, f"it has no rows of {run['name']}"))
-        rows = table.slice(*extents.get(run_id, (0, 0)))
-        dtypes = json.loads(run[f"{name}_columns"])  # of this run's columns: another's are null here
-        if missing := dtypes.keys() - set(table.column_names):
-            raise CorruptPackError(self._says(name, f"it has no column {', '.join(sorted(missing))}"))
-        return pd.DataFrame({column: rows[column].to_numpy().astype(kind) for column, kind in dtypes.items()})
+        with self._blaming(f"{name}.parquet"):
+            rows = self._rows_of(name, run_id)
+            dtypes = json.loads(run[f"{name}_columns"])  # of this run's columns: another's are null here
+            return pd.DataFrame(
+                {column: rows[column].to_numpy().astype(kind) for column, kind in dtypes.items()}
+            )
 
     def networks(self, run_id: str) -> dict[str, np.ndarray]:
         """The arrays of a run's networks, by their names in its checkpoint; none where the pack has none."""
-        if not self._path("networks").exists():
+        if "networks" not in self._sums:
             return {}
-        table, extents = self._whole("networks")
-        rows = table.slice(*extents.get(run_id, (0, 0))).drop_columns("run_id").to_pylist()
-        try:
+        with self._blaming("networks.parquet"):
+            rows = self._rows_of("networks", run_id).to_pylist()
             return {
-                row["name"]: np.frombuffer(row["bytes"], row["dtype"])
-                .reshape(json.loads(row["shape"]))
-                .copy()
+                row["name"]: np.frombuffer(row["bytes"], row["dtype"]).reshape(json.loads(row["shape"]))
                 for row in rows
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptPackError(self._says("networks", str(error))) from error
+            }  # read-only, as those of a checkpoint are
 
     def networks_digest(self, run_id: str) -> str | None:
         """`digest_of_networks` of what was packed of a run, if networks were."""
-        recorded = self._by_id[run_id].get("networks_sha256")  # older packs have no such column
+        recorded = self.rows[run_id].get("networks_sha256")  # packs without networks have no such column
         return recorded if isinstance(recorded, str) else None
 
     def provenance(self, run_id: str) -> list[dict]:
         """As `Run.provenance`."""
-        return json.loads(self._by_id[run_id]["provenance"])
+        return json.loads(self.rows[run_id]["provenance"])
 
-    def _whole(self, name: str) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
-        """A table of all runs, and run_id -> (first row, number of rows)."""
-        return _whole(self, name, *version_of(self._path(name)))
+    def _rows_of(self, name: str, run_id: str) -> pa.Table:
+        table, extents = _whole(self, name, version_of(self.folder / f"{name}.parquet"))
+        return table.slice(*extents.get(run_id, (0, 0)))  # a run may have no episodes
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.parquet"
-
-    def _read(self, name: str, columns: Iterable[str] = ("run_id",)) -> pa.Table:
-        """A file of the pack, which must have `columns`."""
-        try:
-            content = pa.BufferReader(self._path(name).read_bytes())
-            table = pq.read_table(content, read_dictionary=["run_id"])
-        except (OSError, pa.ArrowException) as error:
-            raise CorruptPackError(self._says(name, str(error))) from error
-        if missing := set(columns) - set(table.column_names):
-            raise CorruptPackError(self._says(name, f"it has no column {', '.join(sorted(missing))}"))
-        return table
-
-    def _says(self, name: str, problem: str) -> str:
-        return (
-            f"{self._path(name)} was not read: {problem}. Nothing was changed; restore the folder {self.name}/, from "
-            "git for example, or move it away to do without it."
+    def _read(self, name: str) -> pa.Table:
+        """A file of the pack, as it is listed. Raises OSError, ValueError (of which ArrowInvalid is one)."""
+        places = (self.folder / f"{name}.parquet", fresh_path(self.folder, name, self._sums[name]))
+        for path in filter(Path.exists, places):
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() == self._sums[name]:
+                return pq.read_table(pa.BufferReader(content), read_dictionary=["run_id"])
+        raise ValueError(
+            f"its SHA-256 is not that in {SUMS}" if places[0].exists() else "there is no such file"
         )
+
+    @contextmanager
+    def _blaming(self, file: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise CorruptPackError(
+                f"{self.folder / file} was not read: {error}. Nothing was changed; restore the folder {self.name}/, "
+                "from git for example, or move it away to do without it."
+            ) from error
 
 
 @functools.lru_cache(maxsize=64)
-def _pack(folder: Path, *_version: int) -> Pack:
+def _pack(folder: Path, *_versions: tuple[int, ...]) -> Pack:
     return Pack(folder)
 
 
 @functools.lru_cache(maxsize=64)
-def _whole(pack: Pack, name: str, *_version: int) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
+def _whole(pack: Pack, name: str, *_version: tuple[int, ...]) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
+    """A table of all runs, and run_id -> (first row, number of rows)."""
     table = pack._read(name)
     ids = table["run_id"].combine_chunks()
     codes, starts, counts = np.unique(ids.indices.to_numpy(), return_index=True, return_counts=True)

@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout
 MAGIC = b"shapo-checkpoint-1"
@@ -67,10 +66,25 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def lock_of(path: Path) -> FileLock:
-    """For one writer of `path` at a time; its file lies in the system's temporary folder, not where results ship."""
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    return FileLock(Path(tempfile.gettempdir(), f"shapo-{name}.lock"))
+@contextmanager
+def lock_of(path: Path, patience: float = 60.0) -> Iterator[None]:
+    """For one writer of `path` at a time, of whichever user: a file beside it, which git ignores, is held meanwhile.
+
+    Raises TimeoutError where another holds it for `patience` seconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=patience, mode=0o666)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TimeoutError(
+            f"another process has been writing {path} for {patience:.0f} s: it holds {lock.lock_file}. Nothing was "
+            "written; try again when it is done"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def version_of(path: Path) -> tuple[int, ...]:

@@ -99,7 +99,7 @@ def _can_be_retrained(row: pd.Series) -> bool:
 
 def _config(pack: Pack, run_id: str) -> RunConfig:
     try:
-        config = config_from(json.loads(pack.runs.at[run_id, "config"]))
+        config = config_from(json.loads(pack.rows[run_id]["config"]))
     except ValueError as error:
         raise CorruptPackError(f"the config of {run_id} in {pack.folder} was edited: {error}") from error
     if config.run_id != run_id:
@@ -129,7 +129,7 @@ def _compare(pack: Pack, run_id: str, run: Run) -> Verdict:
     differences, edited = [], False
     for name in TABLES:
         ours, theirs = as_shipped(name, getattr(run, name)), pack.table(name, run_id)
-        same_digest = digest(getattr(run, name)) == pack.runs.at[run_id, f"{name}_sha256"]
+        same_digest = digest(getattr(run, name)) == pack.rows[run_id][f"{name}_sha256"]
         if not (same_digest and ours.equals(theirs)):
             differences.append(f"{name}: {difference(ours, theirs)}")
             edited |= same_digest

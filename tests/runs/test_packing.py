@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,13 +13,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
 import shapo
+from shapo.experiments import robots, safety
 from shapo.experiments.__main__ import main
 from shapo.runs import shipped
 from shapo.runs.identity import config_from, describe
 from shapo.runs.packing import pack
 from shapo.runs.shipped import CorruptPackError, digest
+from shapo.runs.store import ROOT, lock_of
 from shapo.runs.verify import Verdict, difference, exit_status, verify
 
 SMALL = shapo.Config(
@@ -57,9 +61,19 @@ def contents(folder):
 
 
 def edit(path, change):
-    """Rewrites a parquet file with `change` applied to it as a data frame."""
+    """Rewrites a parquet file with `change` applied to it as a data frame, and its digest: a forgery, not damage."""
     table = pq.read_table(path)
     pq.write_table(pa.Table.from_pandas(change(table.to_pandas()), table.schema, preserve_index=False), path)
+    sealed(path.parent)
+
+
+def sealed(folder):
+    files = {file.stem: file.read_bytes() for file in folder.glob("*.parquet")}
+    (folder / shipped.SUMS).write_text(shipped.listing(files))
+
+
+def visible(folder):
+    return [path.name for path in folder.iterdir() if not path.name.endswith(".lock")]
 
 
 def rounded(episodes):
@@ -107,7 +121,7 @@ def test_packing_again_gives_the_same_bytes_and_keeps_what_is_only_shipped(store
     assert contents(data / "small") == before
     pack(study(tmp_path / "empty"))  # all from the pack itself
     assert contents(data / "small") == before
-    assert [path.name for path in data.iterdir()] == ["small"]
+    assert visible(data) == ["small"]
 
 
 def test_the_users_own_finished_run_speaks_for_itself(store, data, monkeypatch):
@@ -120,9 +134,9 @@ def test_the_users_own_finished_run_speaks_for_itself(store, data, monkeypatch):
 
 
 def test_a_run_begun_here_shows_what_is_shipped_until_it_is_finished(store, data, tmp_path, monkeypatch):
-    epochs = shapo.runs.train.Trainer.run_epoch
+    epochs = shapo.algorithms.trainer.Trainer.run_epoch
     monkeypatch.setattr(
-        shapo.runs.train.Trainer, "run_epoch", lambda self: 1 / 0 if self.epoch else epochs(self)
+        shapo.algorithms.trainer.Trainer, "run_epoch", lambda self: 1 / 0 if self.epoch else epochs(self)
     )
     with pytest.raises(ZeroDivisionError):
         shapo.train(SMALL, runs=tmp_path, progress=False)
@@ -132,7 +146,7 @@ def test_a_run_begun_here_shows_what_is_shipped_until_it_is_finished(store, data
     assert run.epoch == 1 and len(run.progress) == 3 and run.available and not run.finished
     with pytest.raises(FileNotFoundError, match=r"without its networks; shapo.train\(run.config\) trains it"):
         _ = run.actor
-    monkeypatch.setattr(shapo.runs.train.Trainer, "run_epoch", epochs)
+    monkeypatch.setattr(shapo.algorithms.trainer.Trainer, "run_epoch", epochs)
     assert shapo.train(SMALL, runs=tmp_path, progress=False).finished and run.actor
     assert digest(run.progress) == digest(shapo.Run(SMALL, store).progress)
 
@@ -179,72 +193,143 @@ def test_a_name_that_is_no_folder_of_its_own_is_refused(store, data, name):
         pack(study(store, name))
 
 
-@pytest.mark.parametrize("at", range(5))
-def test_a_pack_is_replaced_whole_or_not_at_all(store, data, monkeypatch, at):
+@pytest.mark.parametrize("at", range(8))
+def test_a_packer_killed_at_any_moment_leaves_a_whole_pack(store, data, monkeypatch, at):
+    """The old one before SHA256SUMS is replaced, the new one after; the next packer clears up."""
     pack(study(store, configs=CONFIGS[:1]))
-    before, calls = contents(data / "small"), []
+    calls = []
 
-    def failing(real):
-        def call(*arguments):
-            calls.append(arguments)
-            if len(calls) == at + 1:
-                raise OSError(28, "No space left on device")
-            return real(*arguments)
+    def killed(path, target, replace=os.replace):
+        calls.extend([path] if Path(path).parent == data / "small" else [])
+        if len(calls) == at + 1:
+            raise KeyboardInterrupt
+        replace(path, target)
 
-        return call
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt) if at < 7 else nullcontext():
+            pack(study(store))
+    found = [run.shipped for run in study(data).runs]
+    assert found == ([True] * 4 if at > 3 else [True, False, False, False])
+    for run in study(data).runs:
+        assert not run.shipped or digest(run.progress) == digest(shapo.Run(run.config, store).progress)
+    pack(study(store))
+    names = ["SHA256SUMS", "episodes.parquet", "progress.parquet", "runs.parquet"]
+    assert sorted(contents(data / "small")) == names and visible(data) == ["small"]
 
-    for name in ("replace", "rename"):  # three files, then two folders
-        monkeypatch.setattr(os, name, failing(getattr(os, name)))
+
+def test_a_full_disk_leaves_the_old_pack(store, data, monkeypatch):
+    pack(study(store, configs=CONFIGS[:1]))
+    before = contents(data / "small")
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space left"):
         pack(study(store))
-    assert contents(data / "small") == before and [path.name for path in data.iterdir()] == ["small"]
+    assert contents(data / "small") == before
 
 
-def test_a_packer_killed_between_its_renames_loses_nothing(store, data):
+def test_one_packer_at_a_time_whoever_it_is(store, data, monkeypatch):
+    pack(study(store, configs=CONFIGS[:1]))
+    lock = data / ".packs.lock"
+    assert lock.stat().st_mode & 0o666 == 0o666  # another user of the folder can hold it too
+    with (
+        FileLock(lock),
+        pytest.raises(TimeoutError, match=r"another process .*packs\.lock\. Nothing was written"),
+    ):
+        with lock_of(data / "packs", patience=0.1):
+            pytest.fail("two at a time")
+
+
+def test_smoke_runs_are_no_results(store, monkeypatch, capsys):
+    """Where results ship they are refused; no other profile has a run in common with smoke's, so none reads theirs."""
+    monkeypatch.delenv("SHAPO_DATA")
+    for command in (lambda: pack(study(store)), lambda: pack(study(store), ROOT / "figures" / "data")):
+        with pytest.raises(
+            ValueError, match=r"fewer than 100000 steps .*smoke profile.*SHAPO_DATA names another"
+        ):
+            command()
+    assert main(["pack", "pareto", "--profile", "smoke", "--partial"]) == 2
+    assert "smoke profile" in capsys.readouterr().err
+    ids = {
+        profile: {
+            run.config.run_id
+            for module in (safety, robots)
+            for name in module.EXPERIMENTS
+            for run in module.study(name, profile).runs
+        }
+        for profile in ("smoke", "laptop", "paper")
+    }
+    assert not ids["smoke"] & (ids["laptop"] | ids["paper"])
+
+
+def numbers(folder):
+    """Everything a pack of CONFIGS gives, from its files."""
+    found = []
+    for config in CONFIGS:
+        run = shapo.Run(config, folder)
+        assert run.shipped
+        found += [run.progress, run.episodes, run.timing, pd.DataFrame({"p": [str(run.provenance)]})]
+    return found
+
+
+def test_a_flipped_bit_is_never_another_number(store, data, tmp_path):
     pack(study(store))
-    before = contents(data / "small")
-    (data / "small").rename(data / ".small.old")
-    (data / ".small.tmp").mkdir()
-    assert not shapo.Run(SMALL, data).shipped
-    pack(study(data))
-    assert contents(data / "small") == before and [path.name for path in data.iterdir()] == ["small"]
+    rng, whole = np.random.default_rng(0), numbers(tmp_path)
+    for path in sorted((data / "small").iterdir()):
+        content = path.read_bytes()
+        for bit in rng.choice(8 * len(content), 60, replace=False):
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << (bit % 8)
+            path.write_bytes(damaged)
+            with pytest.raises(
+                CorruptPackError, match=r"small/(\w+\.parquet|SHA256SUMS) was not read"
+            ) as error:
+                numbers(tmp_path)
+            assert path.name in str(error.value) or path.name == shipped.SUMS
+        path.write_bytes(content)
+    for before, after in zip(whole, numbers(tmp_path), strict=True):
+        pd.testing.assert_frame_equal(before, after, check_exact=True)
 
 
-@pytest.mark.parametrize("name", ["runs", "progress", "episodes"])
-@pytest.mark.parametrize("how", ["truncated", "foreign", "other columns"])
+@pytest.mark.parametrize("name", ["runs.parquet", "progress.parquet", "episodes.parquet", "SHA256SUMS"])
+@pytest.mark.parametrize("how", ["truncated", "foreign", "missing", "other columns"])
 def test_a_damaged_pack_is_named(store, data, tmp_path, name, how):
     pack(study(store))
-    path = data / "small" / f"{name}.parquet"
+    path = data / "small" / name
     if how == "truncated":
         path.write_bytes(path.read_bytes()[:-100])
     elif how == "foreign":
         path.write_bytes(b"not a parquet file")
-    else:
+    elif how == "missing":
+        path.unlink()
+    elif name != shipped.SUMS:
         pq.write_table(pa.table({"run_id": ["x"], "y": [1]}), path)
+        sealed(data / "small")
+    else:
+        path.write_text("0" * 64 + "  other.parquet\n")
     run = shapo.Run(CONFIGS[2], tmp_path)
     with pytest.raises(CorruptPackError, match=r"was not read.*restore the folder small/") as error:
         _ = run.progress, run.episodes
     assert str(path) in str(error.value)
-    assert str(path) in repr(run) if name == "runs" else "shipped" in repr(run)
+    assert str(path) in repr(run) if name in ("runs.parquet", shipped.SUMS) else "shipped" in repr(run)
     assert shapo.Run(CONFIGS[2], store).finished and len(shapo.Run(CONFIGS[2], store).progress) == 2
+
+
+def test_what_ships_is_whole_and_small():
+    """Every file of every pack is read; packs of older methods too."""
+    folder = ROOT / "figures" / "data"
+    for found in shipped.packs(folder):
+        for run_id in found.rows:
+            assert len(found.table("progress", run_id)) and found.provenance(run_id)
+            found.table("episodes", run_id), found.networks(run_id)
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 30e6
 
 
 def retrained(**options):
     """The verdicts on all that is shipped, trained again in this process."""
     with ThreadPoolExecutor(1) as executor:
         return verify(None, executor=executor, **options)
-
-
-def test_half_a_pack_is_named(store, data, tmp_path):
-    pack(study(store))
-    (data / "small" / "episodes.parquet").unlink()
-    run = shapo.Run(SMALL, tmp_path)
-    assert len(run.progress) == 3
-    with pytest.raises(CorruptPackError, match=r"episodes\.parquet was not read: .*No such file"):
-        _ = run.episodes
-    edit(data / "small" / "progress.parquet", lambda table: table[3:])
-    with pytest.raises(CorruptPackError, match="no rows of PIDLag-seed0-"):
-        _ = run.progress
 
 
 def test_honest_packs_are_identical(store, data, capsys):
