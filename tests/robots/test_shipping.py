@@ -9,11 +9,11 @@ import torch
 import shapo
 from shapo.experiments import robots
 from shapo.experiments import safety as experiments
-from shapo.figures.robustness import COLOURS
+from shapo.experiments.__main__ import main
+from shapo.figures.style import LOOKS
 from shapo.robots import PPO, SHAC, RobotConfig
-from shapo.runs import packing
 from shapo.runs.packing import pack
-from shapo.runs.shipped import CorruptPackError
+from shapo.runs.shipped import CorruptPackError, listing
 from shapo.runs.verify import verify
 from shapo.sharpness import AdaptiveSAM
 
@@ -51,6 +51,8 @@ def test_another_policy_in_a_pack_is_found(store, tmp_path):
     row = table.index[(table.name == "theta")][0]
     table.at[row, "bytes"] = (np.frombuffer(table.at[row, "bytes"], np.float32) * 1.5).tobytes()
     pq.write_table(pa.Table.from_pandas(table, preserve_index=False), path)
+    files = {file.stem: file.read_bytes() for file in path.parent.glob("*.parquet")}
+    (path.parent / "SHA256SUMS").write_text(listing(files))  # forged, not damaged
     assert sorted(verdict.outcome for verdict in verify(None)) == ["edited", "identical"]
 
 
@@ -66,8 +68,8 @@ def test_the_command_line_finds_the_robots(monkeypatch, capsys):
     monkeypatch.setattr(
         robots, "study", lambda *arguments: asked.append(arguments) or experiments.study("pareto", "smoke")
     )
-    assert packing.main(["pack", "robots", "--profile", "smoke"]) == 2  # nothing to pack, which is told
-    assert asked == [("robots", "smoke")] and "study pareto is not finished" in capsys.readouterr().err
+    assert main(["pack", "robots", "--profile", "smoke"]) == 2  # no results, which is told
+    assert asked == [("robots", "smoke")] and "smoke profile" in capsys.readouterr().err
 
 
 def test_every_profile_builds_every_experiment():
@@ -76,7 +78,7 @@ def test_every_profile_builds_every_experiment():
             experiment = robots.EXPERIMENTS[name](profile)
             configs = [config for configs in experiment.values() for config in configs]
             assert len(robots.study(name, profile).runs) == len(configs) >= 2  # no two are the same
-            assert {algorithm for _, algorithm in experiment} <= set(COLOURS)
+            assert {algorithm for _, algorithm in experiment} <= set(LOOKS)
         few = robots.shac_asam(profile)["DiffAnt", "SHAC-ASAM, ρ = 0.75, few robots"]
         assert {(config.ascent_envs, config.num_envs) for config in few} <= {(1, 4), (8, 64)}
     with pytest.raises(ValueError, match="name must be one of shac, "):
