@@ -13,15 +13,14 @@ from shapo.figures.curves import (
 )
 from shapo.figures.pareto import frontier, pareto
 from shapo.figures.pessimism import (
+    Dial,
     agreement,
-    dial,
     dilution,
     geometry,
     measured_weights,
     quantile,
     reweighting,
     theorem1,
-    turning_dial,
 )
 from shapo.figures.robots import gradient_check, robot_animation, robot_frames
 from shapo.figures.robustness import ascents, flat_and_robust, heatmaps, robustness, sharpness

@@ -9,10 +9,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from shapo.experiments.safety import METRICS, tail_level
-from shapo.figures.style import LOOKS, PAGE, canvas, legend, looks, nothing, plain_log
+from shapo.figures.style import LOOKS, PAGE, canvas, legend, looks, nothing
 
 CELL = ["task", "baseline", "metric"]
 
@@ -27,12 +27,9 @@ def ablation(
 
     The reference goes through each panel as a line, with its interval as a band. Constant metrics are left out.
 
-    Args:
-        results: `experiments.results`. comparison: `report.comparison` of them; its metrics are drawn, in order.
-        variants: the lines, top to bottom; those in results if not given. One without runs keeps an empty line.
-
-    Raises:
-        ValueError: where there is no run to draw.
+    results: `experiments.results`. comparison: `report.comparison` of them; its metrics are drawn, in order.
+    variants: the lines, top to bottom; those in results if not given. One without runs keeps an empty line.
+    Raises ValueError where there is no run to draw.
     """
     variants = list(results.variant.unique() if variants is None else variants)
     fig, panels = _panels(results, comparison, 0.17 * len(variants) + 0.75)
@@ -71,11 +68,8 @@ def sweep(
 ) -> Figure:
     """Each metric over the radius ρ of the Euclidean perturbation: IQM, interval, single runs; references as bands.
 
-    Args:
-        results, comparison: as for `ablation`. rho: variant -> ρ. references: variants without a fixed ρ.
-
-    Raises:
-        ValueError: where there is no run to draw.
+    results, comparison: as for `ablation`. rho: variant -> ρ. references: variants without a fixed ρ.
+    Raises ValueError where there is no run to draw.
     """
     fig, panels = _panels(results, comparison, 1.75)
     look = LOOKS["E-SAM"]
@@ -91,12 +85,10 @@ def sweep(
         axis.errorbar(swept.index.map(rho), swept.iqm, spread, lw=0.8, **look.line, **marks)
         axis.set_xscale("log")
         axis.set_xlim(min(rho.values()) / 1.5, 1.5 * max(rho.values()))
-        plain_log(axis.xaxis)
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xticks(list(rho.values()))
+        axis.set_xticks(list(rho.values()), [f"{radius:g}" for radius in rho.values()])
+        axis.minorticks_off()
         axis.set(xlabel=r"$\rho$, Euclidean in parameters", ylabel=_name(cell[2], cell[0], "↓ ↑"))
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def _panels(

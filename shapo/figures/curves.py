@@ -63,23 +63,24 @@ def curves(
 
 
 def grid(
-    drawn: Mapping[str, Series], x: str, y: Sequence[str] = (), like: Mapping[str, str] | None = None,
+    drawn: Mapping[str, Series], x: str = "", y: Sequence[str] = ("",), like: Mapping[str, str] | None = None,
     size: tuple[float, float] = (PAGE, 2.4), rows: int = 1, window: int = 1, chosen: Mapping[str, Look] | None = None,
-    at: float | None = None,
+    at: float | None = None, middle: Sequence[str] = ("median",),
 ) -> tuple[Figure, np.ndarray]:  # fmt: skip
-    """A panel of `curves` per title, in rows, under one legend; x: the label of their axes, y: one each.
+    """A panel of `curves` per title, in rows. x: label of the lowest; y: labels, and middle: what lines are, in turn.
 
     like: label -> a name of `style.LOOKS` that it looks like. at: an x to mark in all panels.
     """
-    fig, axes = canvas(*size, -(-len(drawn) // rows), rows)
+    columns = len(drawn) // rows
+    fig, axes = canvas(*size, columns, rows)
     chosen = chosen or looks(dict.fromkeys(label for series in drawn.values() for label in series), like)
     for place, (axis, (title, series)) in enumerate(zip(axes, drawn.items(), strict=True)):
-        curves(axis, series, chosen, window)
-        say(axis, title, x if place >= len(drawn) - len(drawn) // rows else "", y[place] if y else "")
+        curves(axis, series, chosen, window, middle[place % len(middle)])
+        say(axis, title, x if place >= len(drawn) - columns else "", y[place % len(y)])
         if at is not None:
             axis.axvline(at, color="k", lw=0.8, ls=":")
         if x == STEPS:
-            axis.xaxis.set_major_locator(MaxNLocator(5 if len(drawn) // rows < 3 else 4))
+            axis.xaxis.set_major_locator(MaxNLocator(5 if columns < 3 else 4))
             axis.xaxis.set_major_formatter(short_count)
     return fig, axes
 
@@ -98,13 +99,10 @@ def learning_curves(
 ) -> Figure:
     """A panel per quantity over training, as `curves`; what is one number throughout is left out.
 
-    Args:
-        progress_by_label: label -> one progress table per seed. cost_limit: β, drawn in "episode_cost".
-        panels: column -> title, one panel each. steps: the column of environment steps. like: as for `grid`.
-        window: rows of progress over which a curve is averaged, backwards.
-
-    Raises:
-        ValueError: when a table lacks a column.
+    progress_by_label: label -> one progress table per seed. cost_limit: β, drawn in "episode_cost".
+    panels: column -> title, one panel each. steps: the column of environment steps. like: as for `grid`.
+    window: rows of progress over which a curve is averaged, backwards.
+    Raises ValueError when a table lacks a column.
     """
     for label, tables in progress_by_label.items():
         if missing := {steps, *panels} - set.intersection(*(set(table.columns) for table in tables)):
@@ -117,8 +115,7 @@ def learning_curves(
     fig, axes = grid(series, STEPS, like=like, window=window)
     if "episode_cost" in shown and cost_limit is not None:
         axes[shown.index("episode_cost")].axhline(cost_limit, **LIMIT | {"label": f"limit {cost_limit:g}"})
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def validation(table: pd.DataFrame, cost_limit: float) -> Figure:
@@ -136,13 +133,11 @@ def validation(table: pd.DataFrame, cost_limit: float) -> Figure:
             drawn[f"{baseline}: {label}"] = over_steps(sides, column)
     fig, axes = grid(drawn, STEPS, size=(PAGE, 4.9), rows=len(PANELS))
     for axis, (title, series) in zip(axes, drawn.items(), strict=True):
-        axis.set_title(title, loc="left")
         if not series:
             nothing(axis, "solved for at every update,\nnone in recovery")
         elif PANELS["episode_cost"] in title:
             axis.axhline(cost_limit, **LIMIT | {"label": f"limit {cost_limit:g}"})
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def kl_of_perturbations(
@@ -155,12 +150,9 @@ def kl_of_perturbations(
     The loss is divided by sqrt(2 KL), to which it is proportional while both are small: the radius drops out, and what
     is left is how well the direction was chosen.
 
-    Args:
-        progress: task -> variant -> `Run.progress` of each seed. Variants without a perturbed actor are left out.
-        delta_down: task -> δ_Down, nats. swept: variants that are settings of one dial, drawn from light to dark.
-
-    Raises:
-        ValueError: where no run perturbed its actor.
+    progress: task -> variant -> `Run.progress` of each seed. Variants without a perturbed actor are left out.
+    delta_down: task -> δ_Down, nats. swept: variants that are settings of one dial, drawn from light to dark.
+    Raises ValueError where no run perturbed its actor.
     """
     drawn = {}
     for task, variants in progress.items():
@@ -180,7 +172,7 @@ def kl_of_perturbations(
     ]
     rows, names = len(drawn) // 2, dict.fromkeys(name for series in drawn.values() for name in series)
     chosen = ordered(swept) | looks([name for name in names if name not in swept])
-    fig, axes = grid(drawn, STEPS, labels * rows, size=(PAGE, 2.0 * rows + 0.6), rows=rows, chosen=chosen)
+    fig, axes = grid(drawn, STEPS, labels, size=(PAGE, 2.0 * rows + 0.6), rows=rows, chosen=chosen)
     for title, axis in zip(drawn, axes, strict=True):
         if title.endswith(": distance"):
             axis.axhline(
@@ -189,8 +181,7 @@ def kl_of_perturbations(
             axis.set_yscale("log")
         else:
             axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def schedules(
@@ -198,8 +189,7 @@ def schedules(
 ) -> Figure:
     """(a) δ_Down,t over training and (b) the confidence level it means if every step were an independent sample.
 
-    Args:
-        samples: n_t, environment steps. radii: label -> schedule n_t ↦ δ_Down,t. like: as for `grid`.
+    samples: n_t, environment steps. radii: label -> schedule n_t ↦ δ_Down,t. like: as for `grid`.
     """
     delta = {name: pd.Series([radius(n) for n in samples], samples) for name, radius in radii.items()}
     drawn: dict = {"radius": {}, "confidence level, $n = n_t$": {}}
@@ -212,8 +202,7 @@ def schedules(
         axis.set(xscale="log", yscale="log")
         axis.xaxis.set_major_formatter(short_count)
     axes[1].set_ylim(1e-30, 1)
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def autocorrelations(
@@ -221,8 +210,7 @@ def autocorrelations(
 ) -> Figure:
     """(a) ρ_k of several quantities of one batch, τ in the legend; (b) the policy-gradient terms of one environment.
 
-    Args:
-        series: label -> ρ_0, ρ_1, … times: label -> τ. terms: (T,) y_t; the first `shown` are drawn.
+    series: label -> ρ_0, ρ_1, … times: label -> τ. terms: (T,) y_t; the first `shown` are drawn.
     """
     named = {rf"{label}, $\tau$ = {times[label]:.1f}": [pd.Series(rho)] for label, rho in series.items()}
     labels = [r"$\rho_k$", r"$y_t = A_t \nabla\log\pi(a_t|s_t)^\top F^{-1}g$"]
@@ -231,15 +219,13 @@ def autocorrelations(
     left.axhline(0, color="k", lw=0.7)
     right.plot(np.asarray(terms)[:shown], color=GREY, lw=0.7)
     right.set_xlabel("step $t$")
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def effective_samples(progress: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     """(a) τ_t and (b) n_eff,t = n_t/τ_t over training.
 
-    Args:
-        progress: label -> progress tables of seeds with columns steps, autocorrelation_time, n_eff.
+    progress: label -> progress tables of seeds with columns steps, autocorrelation_time, n_eff.
     """
     titles = {"autocorrelation_time": "autocorrelation time", "n_eff": "effective samples"}
     drawn = {title: over_steps(progress, column) for column, title in titles.items()}
@@ -248,8 +234,7 @@ def effective_samples(progress: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     right.plot(steps, steps, color="k", ls=":", lw=0.9, label=r"$n_{\mathrm{eff}} = n_t$")
     right.yaxis.set_major_formatter(short_count)
     right.set_ylim(bottom=0)
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def dose_response(
@@ -257,10 +242,9 @@ def dose_response(
 ) -> Figure:
     """What a radius does: a row per task, a column per metric, a line of medians per baseline; dots are seeds.
 
-    Args:
-        results: a row per run with task, baseline, variant and the metrics; variants are "vanilla", drawn on the left
-            as radius 0, and "<symbol> = <radius>", for δ_Down as a share of δ_Up. symbol: "δ" or "ρ".
-        metrics: of each task, left to right. names: of the metrics, for the axes.
+    results: a row per run with task, baseline, variant and the metrics; variants are "vanilla", drawn on the left
+        as radius 0, and "<symbol> = <radius>", for δ_Down as a share of δ_Up. symbol: "δ" or "ρ".
+    metrics: of each task, left to right. names: of the metrics, for the axes.
     """
     shown = results[results.variant.str.startswith((symbol, "vanilla"))]
     radius = shown.variant.str.extract(rf"{symbol} = (\S+)")[0].astype(float)
@@ -287,5 +271,4 @@ def dose_response(
         axis.yaxis.set_major_formatter(short_count)
         axis.set(ylabel=names[metric], xlabel=unit if task == tasks[-1] else "")
         axis.set_title(task if metric == metrics[task][0] else "", loc="left")
-    legend(fig)
-    return fig
+    return legend(fig)

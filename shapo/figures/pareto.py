@@ -12,50 +12,40 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from shapo.experiments.statistics import pareto_front
-from shapo.figures.style import LIMIT, LOOKS, PAGE, Look, canvas, looks, name_places, nothing, ordered
+from shapo.figures.style import LIMIT, LOOKS, PAGE, Look, canvas, looks, nothing, ordered
 
 VARIANTS = {name: LOOKS[name] for name in ("vanilla", "SHAPO")}
+Names, Limits = Mapping[str, str], Mapping[str, float] | None
 
 
-def pareto(
-    runs: pd.DataFrame,
-    table: pd.DataFrame,
-    x: Mapping[str, str],
-    labels: Mapping[str, str],
-    limits: Mapping[str, float] | None = None,
-) -> Figure:
+def pareto(runs: pd.DataFrame, table: pd.DataFrame, x: Names, labels: Names, limits: Limits = None) -> Figure:
     """Figure 3. A panel per task: vanilla hollow, SHAPO filled, and for each baseline an arrow from one to the other.
 
     Points are interquartile means over seeds with their intervals; seeds are faint; step lines are Pareto fronts.
 
-    Args:
-        runs: `experiments.results`, for the seeds. table: `report.comparison` of it, for the points.
-        x: task -> metric on the horizontal axis; a panel each, in this order. labels: metric -> axis label.
-        limits: task -> the cost limit, in the metric's unit.
+    runs: `experiments.results`, for the seeds. table: `report.comparison` of it, for the points.
+    x: task -> metric on the horizontal axis; a panel each, in this order. labels: metric -> axis label.
+    limits: task -> the cost limit, in the metric's unit.
     """
     return _panels(runs, table, x, labels, limits or {}, looks(dict.fromkeys(table.baseline)))
 
 
 def frontier(
-    runs: pd.DataFrame,
-    table: pd.DataFrame,
-    x: Mapping[str, str],
-    labels: Mapping[str, str],
-    limits: Mapping[str, float] | None = None,
+    runs: pd.DataFrame, table: pd.DataFrame, x: Names, labels: Names, limits: Limits = None
 ) -> Figure:
-    """Figure 4. As `pareto`, but the "baselines" are settings of one dial, from light to dark and named at vanilla."""
-    return _panels(runs, table, x, labels, limits or {}, ordered(dict.fromkeys(table.baseline)), named=True)
+    """Figure 4. As `pareto`, but the "baselines" are settings of one dial, from light to dark."""
+    return _panels(runs, table, x, labels, limits or {}, ordered(dict.fromkeys(table.baseline)))
 
 
-def _panels(runs, table, x, labels, limits, chosen: Mapping[str, Look], named: bool = False) -> Figure:
+def _panels(runs, table, x: Names, labels: Names, limits: Mapping, chosen: Mapping[str, Look]) -> Figure:
     columns, rows = min(2, len(x)), -(-len(x) // 2)
     fig, axes = canvas(PAGE * (0.3 + 0.35 * columns), 2.6 * rows + 0.5, columns, rows)
-    of_task = [_points(table, task, metric) for task, metric in x.items()]
     for axis in axes[len(x) :]:
-        axis.set_axis_off()
-    for axis, (task, metric), points in zip(axes, x.items(), of_task, strict=False):
-        axis.set_title(task, loc="left")
+        axis.remove()
+    for axis, (task, metric) in zip(axes, x.items(), strict=False):
         axis.set(xlabel=labels[metric], ylabel=labels["return"])
+        axis.set_title(task, loc="left")
+        points = _points(table, task, metric)
         if points.empty:
             nothing(axis, f"no run of {task} is there yet")
             continue
@@ -74,17 +64,16 @@ def _panels(runs, table, x, labels, limits, chosen: Mapping[str, Look], named: b
                 axis.annotate("", head, tail, arrowprops=arrow | {"shrinkA": 3, "shrinkB": 3})
         if task in limits:
             axis.axvline(limits[task], **LIMIT)
-        axis.margins(x=0.12 if named else 0.06)
         axis.xaxis.set_major_locator(MaxNLocator(6))
         _fronts(axis, points)
-    _legend(fig, chosen, limits)
-    for axis, points in zip(axes, of_task, strict=False) if named else ():
-        at_vanilla = points.query("variant == 'vanilla'").droplevel("variant")
-        for_axes = (axis.transData + axis.transAxes.inverted()).transform(
-            at_vanilla[["x", "y"]].astype(float)
-        )
-        words = [(setting.split()[-1], chosen[setting].colour) for setting in at_vanilla.index]
-        name_places(axis, [(*word, *place) for word, place in zip(words, for_axes, strict=True)])
+    keys = [
+        Line2D([], [], marker=look.marker, color=look.colour, ls="", label=name)
+        for name, look in chosen.items()
+    ]
+    for (name, look), fill in zip(VARIANTS.items(), ("hollow", "filled"), strict=True):
+        keys.append(Line2D([], [], lw=1.0, label=f"{name} ({fill}), front", **look.line))
+    keys += [Line2D([], [], **LIMIT)] * bool(limits)
+    fig.legend(handles=keys, loc="outside upper center", ncols=2 * columns + 1)
     return fig
 
 
@@ -115,15 +104,3 @@ def _fronts(axis: Axes, points: pd.DataFrame) -> None:
         steps = [front.x.iloc[0], *front.x, right], [bottom, *front.y, front.y.iloc[-1]]
         axis.step(*steps, where="post", lw=1.0, label=f"front of {variant}", **VARIANTS[variant].line)
     axis.set(xlim=frame[0], ylim=frame[1])
-
-
-def _legend(fig: Figure, chosen: Mapping[str, Look], limits: Mapping[str, float]) -> None:
-    style = {"ls": "", "ms": 5}
-    keys = [
-        Line2D([], [], marker=look.marker, color=look.colour, label=name, **style)
-        for name, look in chosen.items()
-    ]
-    for (name, look), fill in zip(VARIANTS.items(), ("hollow", "filled"), strict=True):
-        keys.append(Line2D([], [], lw=1.0, label=f"{name} ({fill}), front", **look.line))
-    keys += [Line2D([], [], **LIMIT)] * bool(limits)
-    fig.legend(handles=keys, loc="outside upper center", ncols=5)

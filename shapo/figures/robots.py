@@ -23,9 +23,8 @@ def gradient_check(checks: pd.DataFrame, errors: pd.DataFrame) -> Figure:
 
     Both axes are linear about 0 and logarithmic beyond, so that the largest does not hide the others.
 
-    Args:
-        checks: columns task, gradient, difference, converged (else hollow), of one horizon.
-        errors: columns task, horizon, error.
+    checks: columns task, gradient, difference, converged (else hollow), of one horizon.
+    errors: columns task, horizon, error.
     """
     fig, axes = canvas(PAGE, 2.5, 3)
     chosen = looks(dict.fromkeys(errors.task))
@@ -57,9 +56,8 @@ def robot_frames(
 
     Left limbs are blue, right ones orange, those at the back lighter; what is in the middle is grey.
 
-    Args:
-        ends: (T, k, 2, 3) ends of its capsules, metres, the robot facing along +x in the first. radii: (k,).
-        times: (T,) seconds. span: metres shown of each.
+    ends: (T, k, 2, 3) ends of its capsules, metres, the robot facing along +x in the first. radii: (k,).
+    times: (T,) seconds. span: metres shown of each.
     """
     fig, axes = canvas(PAGE, 1.9, len(times))
     ends = np.asarray(ends, float)
@@ -77,8 +75,7 @@ def robot_animation(
 ) -> animation.FuncAnimation:
     """A robot moving, seen from the side by a camera that follows; show it with `HTML(result.to_jshtml())`.
 
-    Args:
-        ends, radii: as for `robot_frames`. dt: seconds between two of them. every: of which one is drawn.
+    ends, radii: as for `robot_frames`. dt: seconds between two of them. every: of which one is drawn.
     """
     ends = np.asarray(ends, float)
     fig, (axis,) = canvas(4.6, 2.6)

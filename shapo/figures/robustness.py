@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from shapo.figures.curves import curves
+from shapo.figures.curves import grid
 from shapo.figures.style import COLUMN, PAGE, RED, canvas, legend, looks, say
 
 CONDITIONS = {
@@ -23,30 +23,27 @@ RISE = r"relative rise $\Delta\mathcal{L}/|\mathcal{L}|$"
 def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> Figure:
     """Return and falls over a condition: median (of falls: mean) and middle half of policies (Figures 2 to 4).
 
-    Args:
-        panels: title -> (`policy_means` by one condition, the condition's column, its value in training).
+    panels: title -> (`policy_means` by one condition, the condition's column, its value in training).
     """
-    fig, axes = canvas(PAGE, 0.6 + 2.1 * len(panels), len(QUANTITIES), len(panels))
-    chosen = looks(dict.fromkeys(name for table, *_ in panels.values() for name in table.algorithm))
-    places = [(title, quantity) for title in panels for quantity in QUANTITIES]
-    for axis, (title, quantity) in zip(axes, places, strict=True):
-        table, column, trained = panels[title]
-        if trained is not None:
-            axis.axvline(trained, color="k", lw=0.7, ls=":")
-        middle = (
-            "mean" if quantity == "fallen" else "median"
-        )  # the median of shares is 0 where two in five fall
-        curves(axis, _per(table, "policy", column, quantity), chosen, middle=middle)
-        say(axis, f"{title}: {QUANTITIES[quantity]}", CONDITIONS.get(column, column))
-    legend(fig)
-    return fig
+    drawn = {
+        f"{title}: {label}": _per(table, "policy", column, quantity)
+        for title, (table, column, _) in panels.items()
+        for quantity, label in QUANTITIES.items()
+    }
+    # The median of shares is 0 where two policies in five fall.
+    fig, axes = grid(drawn, size=(PAGE, 0.6 + 2.1 * len(panels)), rows=len(panels), middle=("median", "mean"))
+    for row, (_, column, trained) in zip(axes.reshape(-1, 2), panels.values(), strict=True):
+        for axis in row:
+            axis.set_xlabel(CONDITIONS.get(column, column))
+            if trained is not None:
+                axis.axvline(trained, color="k", lw=0.7, ls=":")
+    return legend(fig)
 
 
 def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
     """Mean return over contact stiffness × damping, one map per algorithm on one scale (Figure 1).
 
-    Args:
-        table: `policy_means` by stiffness and damping. trained: the pair of training, framed.
+    table: `policy_means` by stiffness and damping. trained: the pair of training, framed.
     """
     means = table.groupby(["algorithm", "damping", "stiffness"])["return"].mean()
     names = list(dict.fromkeys(table.algorithm))
@@ -74,26 +71,21 @@ def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
 def sharpness(table: pd.DataFrame) -> Figure:
     """How the loss rises away from trained policies, along the worst direction and along random ones.
 
-    Args:
-        table: columns algorithm, seed, direction, radius, rise (of |L|).
+    table: columns algorithm, seed, direction, radius, rise (of |L|).
     """
-    fig, axes = canvas(PAGE, 2.6, 2)
-    chosen = looks(dict.fromkeys(table.algorithm))
-    for axis, way in zip(axes, ("worst", "random"), strict=True):
-        rows = table[(table.direction == way) & (table.radius > 0)]
-        curves(axis, _per(rows, "seed", "radius", "rise"), chosen)
-        say(axis, f"{way} direction" + "s" * (way == "random"), r"size $\|T^{-1}\epsilon\|$", RISE)
+    titles = {"worst": "worst direction", "random": "random directions"}
+    away = {way: rows for way, rows in table[table.radius > 0].groupby("direction")}
+    drawn = {title: _per(away[way], "seed", "radius", "rise") for way, title in titles.items()}
+    fig, axes = grid(drawn, r"size $\|T^{-1}\epsilon\|$", [RISE] * 2, size=(PAGE, 2.6))
     axes[0].set_yscale("log")
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def flat_and_robust(table: pd.DataFrame, noise: float) -> Figure:
     """What policies keep under action noise, over how sharp they are: a mark per policy, a large one per median.
 
-    Args:
-        table: columns algorithm, rise (of |L|, along the gradient), kept (share of the return without noise), return.
-        noise: λ at which kept and return were found.
+    table: columns algorithm, rise (of |L|, along the gradient), kept (share of the return without noise), return.
+    noise: λ at which kept and return were found.
     """
     fig, axes = canvas(PAGE, 2.7, 2)
     titles = {"kept": "share of return kept", "return": "return per episode"}
@@ -106,15 +98,13 @@ def flat_and_robust(table: pd.DataFrame, noise: float) -> Figure:
             axis.plot(*middle, look.marker, **style)
         axis.set_xscale("log")
         say(axis, rf"{title}, $\lambda$ = {noise:g}", RISE)
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def ascents(table: pd.DataFrame) -> Figure:
     """How far the loss rises where a cheaper ascent leads, of the exact ascent's rise, over what it costs.
 
-    Args:
-        table: `landscape.of_exact`. Points: medians over policies; bars: the middle half of them.
+    table: `landscape.of_exact`. Points: medians over policies; bars: the middle half of them.
     """
     fig, (axis,) = canvas(COLUMN, 2.7)
     names = list(dict.fromkeys(table.index.unique("ascent")))

@@ -27,8 +27,7 @@ def trajectory(
 ) -> Figure:
     """An episode from above: the path, the goals reached in turn, the hazards, and a cross where cost was paid.
 
-    Args:
-        positions, goals: (T, 2) metres. hazards: (k, 2). cost: (T,) per step.
+    positions, goals: (T, 2) metres. hazards: (k, 2). cost: (T,) per step.
     """
     positions, goals, cost = (np.asarray(x, dtype=float) for x in (positions, goals, cost))
     fig, axis = _arena(positions, goals, hazards, hazard_radius, title)
@@ -59,8 +58,7 @@ def trajectory_animation(
 ) -> animation.FuncAnimation:
     """The same episode as `trajectory`, moving; show it with `HTML(result.to_jshtml())`.
 
-    Args:
-        frames: number of pictures the T steps are thinned to. Cost between two pictures is not lost.
+    frames: number of pictures the T steps are thinned to. Cost between two pictures is not lost.
     """
     positions, goals, cost = (np.asarray(x, dtype=float) for x in (positions, goals, cost))
     fig, axis = _arena(positions, goals, hazards, hazard_radius, title)

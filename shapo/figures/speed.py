@@ -9,14 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shapo.figures.style import BLUE, COLUMN, ORANGE, PAGE, SKY, canvas, plain_log, say
+from shapo.figures.style import BLUE, COLUMN, ORANGE, PAGE, SKY, canvas, say
 
 
 def benchmarks(table: pd.DataFrame, parts: pd.DataFrame) -> Figure:
     """How many times better than its peers the package is, and what sharpness costs an epoch.
 
-    Args:
-        table: `benchmarks.compare`. parts: `benchmarks.epoch_parts`, vanilla in its first row.
+    table: `benchmarks.compare`. parts: `benchmarks.epoch_parts`, vanilla in its first row.
     """
     fig, (ratios, shares) = canvas(PAGE, 4.2, 2, width_ratios=(1.5, 1))
     rows = table[table["better"].isin(["more", "less"])].reset_index(drop=True)
@@ -24,7 +23,7 @@ def benchmarks(table: pd.DataFrame, parts: pd.DataFrame) -> Figure:
     for row, note in rows[rows.ratio.isna()].note.items():
         _beside(ratios, note, 1, row)
     ratios.set_xscale("log")
-    plain_log(ratios.xaxis)
+    ratios.xaxis.set_major_formatter("{x:g}")
     ratios.set_xlim(0.7, 6 * np.nanmax([*rows.high, 1]))
     ratios.axvline(1, color="k", lw=0.7)
     say(ratios, "against the peers", "times better")
@@ -45,8 +44,7 @@ def benchmarks(table: pd.DataFrame, parts: pd.DataFrame) -> Figure:
 def training_time(table: pd.DataFrame, paper: Mapping[str, float], words: Mapping[str, str]) -> Figure:
     """Iterations with an ascent over iterations without, per robot (Table 1).
 
-    Args:
-        table: columns task, side, ratio, low, high. paper: task -> the paper's ratio. words: side -> what it is.
+    table: columns task, side, ratio, low, high. paper: task -> the paper's ratio. words: side -> what it is.
     """
     tasks = list(dict.fromkeys(table.task))
     fig, axes = canvas(COLUMN * max(1.0, 0.95 * len(tasks)), 1.8, len(tasks), sharey=True)

@@ -21,8 +21,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import NullFormatter
 
 COLUMN, PAGE = 3.3, 7.0  # inches
 BLUE, ORANGE, GREEN, PINK, SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"
@@ -100,7 +98,7 @@ def looks(names: Iterable[str], like: Mapping[str, str] | None = None) -> dict[s
 def ordered(names: Iterable[str]) -> dict[str, Look]:
     """Looks for the settings of one dial, in order: from light to dark, each with its marker."""
     names = list(names)
-    shades = sns.color_palette("blend:#9ED0F5,#0072B2,#00264A", max(2, len(names)))
+    shades = sns.color_palette("blend:#7DBCEB,#0072B2,#00264A", max(2, len(names)))
     return {
         name: Look(to_hex(shade), SPARE[k % len(SPARE)].dashes, SPARE[k % len(SPARE)].marker)
         for k, (name, shade) in enumerate(zip(names, shades, strict=False))
@@ -112,9 +110,7 @@ def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = N
 
     A figure of the smoke profile says across itself what it is. The files carry no date and no version, so the same
     figure gives the same bytes.
-
-    Returns:
-        the two paths.
+    Returns the two paths.
     """
     folder = folder or (ROOT / "figures" / "smoke" if profile == "smoke" else ROOT / "figures")
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,43 +180,13 @@ def short_count(value: float, _=None) -> str:
     return f"{value / size:g}{letter}"
 
 
-def plain_log(*axes) -> None:
-    for axis in axes:
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_minor_formatter(NullFormatter())
-
-
-def legend(fig: Figure) -> None:
-    """One legend above all panels, each label once, in as many columns as fit."""
+def legend(fig: Figure) -> Figure:
+    """The figure, with one legend above all panels: each label once, in as many columns as fit."""
     found = {}
     for axis in fig.axes:
         found |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     if found:
-        fit = int(17 * fig.get_figwidth() // (max(map(len, found)) + 8))
-        columns = -(-len(found) // -(-len(found) // max(1, fit)))  # rows of the same length
+        fit = max(1, int(17 * fig.get_figwidth() // (max(map(len, found)) + 8)))
+        columns = -(-len(found) // -(-len(found) // fit))  # rows of the same length
         fig.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns)
-
-
-def name_lines(axis: Axes) -> None:
-    """Instead of a legend, each labelled line's name where the line leaves the panel."""
-    named = []
-    for line in axis.lines:
-        if not line.get_label().startswith("_"):
-            x, y = (axis.transData + axis.transAxes.inverted()).transform(line.get_xydata()).T
-            inside = np.flatnonzero((-1e-6 < x) & (x < 1 + 1e-6) & (-1e-6 < y) & (y < 1 + 1e-6))
-            named.append((line.get_label(), line.get_color(), x[inside[-1]], y[inside[-1]]))
-    name_places(axis, named)
-
-
-def name_places(axis: Axes, named: Iterable[tuple[str, str, float, float]]) -> None:
-    """Words to the right of places: (word, colour, x, y), as shares of the panel; moved up where two would meet."""
-    axis.figure.draw_without_rendering()  # lays out, so that the panel has a height
-    gap = 9 / 72 * axis.figure.dpi / axis.get_window_extent().height
-    last: list[tuple[float, float]] = []
-    for word, colour, x, y in sorted(named, key=lambda place: place[3]):
-        y = max([y, *(below + gap for there, below in last if abs(there - x) < 0.2)])
-        last.append((x, y))
-        axis.annotate(
-            word, (x, y), (5, 0), axis.transAxes, "offset points", color=colour, fontsize=7, va="center",
-            path_effects=[withStroke(linewidth=2, foreground="white")], zorder=5,
-        )  # fmt: skip
+    return fig

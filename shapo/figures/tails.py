@@ -33,9 +33,8 @@ def tails(
 ) -> Figure:
     """Figure 5. A quantile of the episodic cost over a window that moves through training, as in `curves`.
 
-    Args:
-        costs: a table per seed, with columns steps and cost; none for what is not there. Tasks are rows, baselines
-            columns. levels: task -> q. limits: task -> β. windows: how many windows side by side make up training.
+    costs: a table per seed, with columns steps and cost; none for what is not there. Tasks are rows, baselines
+        columns. levels: task -> q. limits: task -> β. windows: how many windows side by side make up training.
     """
     total = _largest(costs, "steps")
 
@@ -52,8 +51,7 @@ def tails(
             axis.axhline(limits[task], **LIMIT)
     fig.supxlabel("environment steps", fontsize=8)
     fig.supylabel("q-quantile of the episodic cost in a moving window", fontsize=8)
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def exceedance(costs: Costs, limits: Mapping[str, float] | None = None) -> Figure:
@@ -73,8 +71,7 @@ def exceedance(costs: Costs, limits: Mapping[str, float] | None = None) -> Figur
             axis.axvline(limits[task], **LIMIT)
     fig.supxlabel("episodic cost c", fontsize=8)
     fig.supylabel("share of episodes above c", fontsize=8)
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def _largest(costs: Costs, column: str) -> dict[str, float]:

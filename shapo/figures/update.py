@@ -18,9 +18,8 @@ UPHILL = r"distance along $\nabla\ell/\|\nabla\ell\|$"
 def pessimistic_step(sweep: pd.DataFrame, delta_down: float) -> Figure:
     """What ε_Down does on a real batch, over its radius.
 
-    Args:
-        sweep: columns delta, kl, quadratic (½ εᵀFε), drop, linear (gᵀε), angle and "step angle" (degrees).
-        delta_down: the radius to mark.
+    sweep: columns delta, kl, quadratic (½ εᵀFε), drop, linear (gᵀε), angle and "step angle" (degrees).
+    delta_down: the radius to mark.
     """
     of = {name: [pd.Series(values.to_numpy(), sweep.delta)] for name, values in sweep.items()}
     measured, first, radius = "measured", "to first or second order", r"$\delta_{\rm Down}$"
@@ -35,8 +34,7 @@ def pessimistic_step(sweep: pd.DataFrame, delta_down: float) -> Figure:
     for axis in axes:
         axis.set(xscale="log", yscale="linear" if axis is axes[-1] else "log")
     axes[-1].set_ylim(bottom=0)
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def conjugate_gradient_residuals(solves: Mapping[str, Sequence[float]]) -> Figure:
@@ -55,9 +53,8 @@ def conjugate_gradient_residuals(solves: Mapping[str, Sequence[float]]) -> Figur
 def line_search(paths: Mapping[str, pd.DataFrame], accepted: Mapping[str, float], target_kl: float) -> Figure:
     """Surrogate and KL along steps, and the point the line search takes.
 
-    Args:
-        paths: per method, columns surrogate and kl over the fraction of the step (index). accepted: fraction taken.
-        target_kl: δ_Up, nats.
+    paths: per method, columns surrogate and kl over the fraction of the step (index). accepted: fraction taken.
+    target_kl: δ_Up, nats.
     """
     titles = {"surrogate": "surrogate along the step", "kl": "distance along the step"}
     drawn = {
@@ -72,31 +69,27 @@ def line_search(paths: Mapping[str, pd.DataFrame], accepted: Mapping[str, float]
             taken = np.interp(accepted[name], paths[name].index, paths[name][column])
             axis.plot(accepted[name], taken, look.marker, color=look.colour, ms=6, label=f"taken, {name}")
     axes[1].axhline(target_kl, **LIMIT | {"label": r"$\delta_{\rm Up}$"})
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def critic_sharpness(distances: ArrayLike, curves: Mapping[str, np.ndarray], rho: float) -> Figure:
     """Rise of each critic's loss along its own steepest direction, after fits with and without SAM.
 
-    Args:
-        distances: (M,) Euclidean, in parameters. curves: per fit, (M, 2) losses of the reward and the cost critic.
-        rho: SAM's radius, to mark.
+    distances: (M,) Euclidean, in parameters. curves: per fit, (M, 2) losses of the reward and the cost critic.
+    rho: SAM's radius, to mark.
     """
     drawn = {
         f"{critic} critic": {fit: [pd.Series(losses[:, k], distances)] for fit, losses in curves.items()}
         for k, critic in enumerate(("reward", "cost"))
     }
-    fig, _ = grid(drawn, UPHILL, ["mean squared error"] * 2, {next(iter(curves)): "vanilla"}, at=rho)
-    legend(fig)
-    return fig
+    fig, _ = grid(drawn, UPHILL, ["mean squared error"], {next(iter(curves)): "vanilla"}, at=rho)
+    return legend(fig)
 
 
 def critic_symmetry(curves: Mapping[str, pd.DataFrame], rho: float) -> Figure:
     """Along SAM's perturbation of each critic: (a) the rise of its loss, (b) the mean change of its estimates.
 
-    Args:
-        curves: critic -> columns rise and change over the distance in parameters (index). rho: SAM's radius, to mark.
+    curves: critic -> columns rise and change over the distance in parameters (index). rho: SAM's radius, to mark.
     """
     titles = {"rise": "loss", "change": "estimates"}
     drawn = {
@@ -104,15 +97,13 @@ def critic_symmetry(curves: Mapping[str, pd.DataFrame], rho: float) -> Figure:
     }
     fig, axes = grid(drawn, UPHILL, [r"rise of $\ell$ [cost$^2$]", "mean change of $V_c$ [cost]"], at=rho)
     axes[1].axhline(0, color="k", lw=0.7)
-    legend(fig)
-    return fig
+    return legend(fig)
 
 
 def tangent(steps: ArrayLike, losses: ArrayLike, slope: float) -> Figure:
     """A loss along a direction, and the line that its gradient draws through it at step 0.
 
-    Args:
-        steps: (k,), ascending, 0 among them. losses: (k,). slope: of the gradient along the direction.
+    steps: (k,), ascending, 0 among them. losses: (k,). slope: of the gradient along the direction.
     """
     loss, steps = pd.Series(np.asarray(losses, float), steps), np.asarray(steps, float)
     line = pd.Series(loss.iloc[np.abs(steps).argmin()] + slope * steps, steps)

@@ -79,8 +79,12 @@ def agreement():
 
 
 def dial():
-    n = np.geomspace(10, 1e4, 20)
-    return figures.dial(n, {0.001: 0.4 * np.exp(-n / 1e3)}, {0.05: 1 / n}, (0.05, 1e-3, 1e3))
+    n, samples = np.geomspace(10, 1e4, 20), np.random.default_rng(0).normal(size=(100, 2))
+    return figures.Dial(n, {0.001: 0.4 * np.exp(-n / 1e3)}, {0.05: 1 / n}, samples, [1.0, 0.0], np.eye(2))
+
+
+def turned_dial():
+    return dial().turn(0.05, 1e-3, 1e3)
 
 
 def reweighting():
@@ -140,7 +144,7 @@ def critic_sharpness():
 
 
 FIGURES = (
-    geometry, theorem1, quantile, agreement, dial, reweighting, measured_weights, learning_curves, trajectory,
+    geometry, theorem1, quantile, agreement, turned_dial, reweighting, measured_weights, learning_curves, trajectory,
     dilution, pessimistic_step, conjugate_gradient_residuals, line_search, critic_sharpness,
 )  # fmt: skip
 
@@ -172,7 +176,7 @@ def test_the_bytes_do_not_depend_on_the_process(tmp_path):
 def test_smoke_does_not_overwrite_the_shipped_figures(tmp_path, monkeypatch):
     monkeypatch.setattr("shapo.figures.style.ROOT", tmp_path)
     for profile, folder in (("smoke", "figures/smoke"), ("laptop", "figures"), ("paper", "figures")):
-        for path in figures.save(dial(), f"dial_{profile}", profile):
+        for path in figures.save(dilution(), f"dial_{profile}", profile):
             assert path.parent == tmp_path / folder and path.exists()
 
 
@@ -222,19 +226,17 @@ def test_a_smoke_figure_says_what_it_is(tmp_path):
         assert [text.get_text() for text in fig.texts] == expected
 
 
-def test_the_turning_dial_moves_its_marks():
-    n, samples = np.geomspace(10, 1e4, 20), np.random.default_rng(0).normal(size=(100, 2))
-    draw = figures.turning_dial(n, {0.001: 1 / n}, {0.05: 1 / n}, samples, [1.0, 0.0], np.eye(2))
+def test_the_dial_turns_without_being_drawn_anew():
+    turning, pictures = dial(), []
+    for mark in ((0.05, 1e-3, 1e3), (0.01, 1e-2, 1e3), (0.05, 1e-3, 1e3)):
+        turning.turn(*mark)
+        pictures.append(plt.imread(io.BytesIO(turning.png())))
     assert not plt.get_fignums()
-    pictures = [
-        plt.imread(io.BytesIO(draw(*mark)))
-        for mark in ((0.05, 1e-3, 1e3), (0.01, 1e-2, 1e3), (0.05, 1e-3, 1e3))
-    ]
     assert (pictures[0] == pictures[2]).all()  # the rest is as it was
     changed = (pictures[0] != pictures[1]).any(axis=(0, 2))
-    thirds = np.array_split(changed, 3)
-    assert all(third.any() for third in thirds) and changed.mean() < 0.5
+    assert all(panel.any() for panel in np.array_split(changed, 3)) and changed.mean() < 0.5
     assert pictures[0].shape[1] > 1800  # sharp at half its size
+    np.testing.assert_allclose(turning.step.get_xydata()[1], [-np.sqrt(2), 0])  # √(2 n δ) against g
 
 
 def test_learning_curves_average_over_a_window():
