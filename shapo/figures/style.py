@@ -91,7 +91,8 @@ def looks(names: Iterable[str], like: Mapping[str, str] | None = None) -> dict[s
     names, like = list(names), like or {}
     known = {name: LOOKS.get(like.get(name, name)) for name in names}
     taken = {look.colour for look in known.values() if look}
-    free = iter([look for look in SPARE if look.colour not in taken] + [*SPARE] * len(names))
+    free = [look for look in SPARE if look.colour not in taken]
+    free = iter(free + [Look(GREY, look.dashes, look.marker) for look in SPARE] * len(names))
     return {name: known[name] or next(free) for name in names}
 
 
