@@ -1,17 +1,21 @@
-"""Checks: what a field of a frozen dataclass accepts, and the error for numbers that went wrong on the way.
+"""Checks: what a field of a frozen dataclass accepts, what a perturbation gives, and the error for numbers gone wrong.
 
 `check(self, rho=AT_LEAST_0)` keeps a field as a plain number, or refuses it.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import is_dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 class NonFiniteError(FloatingPointError):
@@ -26,10 +30,13 @@ def real(accepted: str, holds: Callable[[float], bool]) -> Rule:
     """A rule for finite numbers, Python's or NumPy's; `accepted` is what the message says they must be."""
 
     def rule(field: str, value: object) -> float:
-        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not holds(value):
+        number = math.nan
+        if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+            with suppress(OverflowError):  # no float is as large as some whole numbers
+                number = float(value)
+        if not math.isfinite(number) or not holds(number):
             raise ValueError(f"{field} must be {accepted}; got {value!r}")
-        return float(value) + 0.0  # −0.0 and 0.0 are one setting
+        return number + 0.0  # −0.0 and 0.0 are one setting
 
     return rule
 
@@ -47,6 +54,13 @@ def whole(least: int) -> Rule:
         return number
 
     return rule
+
+
+def flag(field: str, value: object) -> bool:
+    """The rule for True and False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{field} must be True or False; got {value!r}")
+    return bool(value)
 
 
 def optional(rule: Rule) -> Rule:
@@ -72,3 +86,72 @@ def check(instance: object, **rules: Rule) -> None:
     """Applies a rule to each named field of a frozen dataclass: equal settings become equal, plain values."""
     for field, rule in rules.items():
         object.__setattr__(instance, field, rule(field, getattr(instance, field)))
+
+
+def takes(function: object, arguments: int) -> bool:
+    """Whether `function` is no class, and can be called with that many arguments."""
+    if isinstance(function, type) or not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:  # some of C have no signature
+        return True
+    return True
+
+
+def perturbation(field: str, value: object) -> object:
+    """The rule for a field that holds a perturbation, or None."""
+    if value is None or (is_dataclass(value) and takes(value, 3)):
+        return value
+    hint = "; a schedule goes into FisherSAM" if is_dataclass(value) and takes(value, 1) else ""
+    raise TypeError(
+        f"{field} must be None or a perturbation, a frozen dataclass such as FisherSAM(0.001) or AdaptiveSAM(0.75), "
+        f"called with (gradient, fisher, samples){hint}; got {value!r}"
+    )
+
+
+def vector(
+    field: str, value: object, shape: tuple[int, ...] | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """The floating-point tensor (P,) that `value` is, of the shape and type given, if any. Raises TypeError."""
+    right = isinstance(value, Tensor) and value.is_floating_point() and dtype in (None, value.dtype)
+    if right and (value.dim() == 1 if shape is None else value.shape == shape):
+        return value
+    wanted = "of floating-point numbers" if dtype is None else f"of {dtype}"
+    tensor = isinstance(value, Tensor)
+    got = (
+        f"{value.dtype} of shape {tuple(value.shape)}" if tensor else f"{type(value).__name__} {value!r:.40}"
+    )
+    raise TypeError(f"{field} must be a tensor {wanted}, of shape {shape or '(P,)'}; got {got}")
+
+
+def epsilon_of(
+    perturb: Callable, gradient: Tensor, fisher: object, samples: object, trial: bool = False
+) -> Tensor:
+    """ε of a perturbation, checked. It is given a copy of the gradient, which it may write into.
+
+    trial: whether the gradient is made up, so that neither an error of the perturbation nor ε's numbers tell anything.
+    Raises TypeError where ε is not a tensor of the gradient's shape and type, NonFiniteError where it is not finite.
+    """
+    name = type(perturb).__name__
+    try:
+        epsilon = perturb(gradient.clone(), fisher, samples)
+    except Exception:
+        if trial:
+            return gradient
+        raise
+    vector(f"actor: ε that {name} returns", epsilon, tuple(gradient.shape), gradient.dtype)
+    if not trial and not torch.isfinite(epsilon).all():
+        raise NonFiniteError(f"ε of {name} became non-finite")
+    return epsilon.detach()
+
+
+def try_out(perturb: Callable | None, fisher: object) -> None:
+    """Raises TypeError for a perturbation of the user's that returns no ε, before anything is trained.
+
+    fisher: at the parameters that training begins with.
+    """
+    if perturb is not None and type(perturb).__module__.partition(".")[0] != "shapo":
+        epsilon_of(perturb, torch.ones_like(fisher.theta), fisher, 1, trial=True)

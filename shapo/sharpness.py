@@ -20,7 +20,7 @@ import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from shapo.checks import AT_LEAST_0, POSITIVE, TAIL, NonFiniteError, check
+from shapo.checks import AT_LEAST_0, POSITIVE, TAIL, NonFiniteError, check, real, takes, vector, whole
 
 
 def conjugate_gradient(
@@ -37,6 +37,7 @@ def conjugate_gradient(
     start: a pair (x, F x) to start from; zero by default.
     Returns x, the residual b − F x, and the number of products.
     """
+    vector("b", b)
     x, residual = (torch.zeros_like(b), b.clone()) if start is None else (start[0].clone(), b - start[1])
     direction, squared = residual.clone(), residual @ residual
     enough = (tolerance * b.norm()) ** 2
@@ -66,8 +67,8 @@ class Fisher:
         iterations: int = 15,
         tolerance: float = 1e-10,
     ):
-        self.product, self.damping = product, damping
-        self.iterations, self.tolerance = iterations, tolerance
+        self.product, self.damping = product, AT_LEAST_0("damping", damping)
+        self.iterations, self.tolerance = whole(1)("iterations", iterations), tolerance
         self.solves: list[int] = []  # products used by each solve
         self._last: tuple[Tensor, Tensor, float] | None = None
 
@@ -91,8 +92,8 @@ class Fisher:
         )
         self.solves.append(used)
         image = b - residual
-        if used:
-            self._last = (x, image, float(residual.norm() / b.norm()))
+        if used:  # copies: what is returned may be written into
+            self._last = (x.clone(), image.clone(), float(residual.norm() / b.norm()))
         return x, image
 
 
@@ -114,8 +115,8 @@ def trust_region_step(
     Raises ValueError for a negative or non-finite delta, NonFiniteError for such a gradient, and LinAlgError where F is
     not positive along the step (a Fisher matrix needs damping when it has fewer samples than parameters).
     """
-    AT_LEAST_0("delta", delta)
-    fisher = fisher_vector_product
+    delta, fisher = AT_LEAST_0("delta", delta), fisher_vector_product
+    vector("gradient", gradient)
     if not isinstance(fisher, Fisher):
         fisher = Fisher(fisher_vector_product, iterations=gradient.numel())
     if not torch.isfinite(gradient).all():
@@ -162,15 +163,12 @@ def delta_from_alpha(alpha: float, n: float) -> float:
 
     alpha: confidence level in (0, 0.5). n: effective number of independent samples, positive.
     """
-    TAIL("alpha", alpha)
-    POSITIVE("n", n)
-    return float(ndtri(alpha)) ** 2 / (2 * n)
+    return float(ndtri(TAIL("alpha", alpha))) ** 2 / (2 * POSITIVE("n", n))
 
 
 def alpha_from_delta(delta_down: float, n: float) -> float:
     """α = Φ(−sqrt(2 n δ_Down)): the confidence level that a radius means at n samples. (Proposition 2, inverted)"""
-    AT_LEAST_0("delta_down", delta_down)
-    POSITIVE("n", n)
+    delta_down, n = AT_LEAST_0("delta_down", delta_down), POSITIVE("n", n)
     return float(ndtr(-math.sqrt(2 * n * delta_down)))
 
 
@@ -185,7 +183,7 @@ class FixedAlpha:
         check(self, alpha=TAIL, steps_per_sample=POSITIVE)
 
     def __call__(self, samples: float) -> float:
-        return delta_from_alpha(self.alpha, samples / self.steps_per_sample)
+        return delta_from_alpha(self.alpha, POSITIVE("samples", samples) / self.steps_per_sample)
 
 
 @dataclass(frozen=True)
@@ -227,8 +225,9 @@ class FisherSAM:
     delta_down: float | FixedDelta | FixedAlpha | EffectiveAlpha  # radius of the KL ball, nats
 
     def __post_init__(self):
-        if not callable(self.delta_down):
-            check(self, delta_down=AT_LEAST_0)
+        if not takes(self.delta_down, 1):
+            accepted = "a finite number, at least 0, or a schedule of one argument such as FixedAlpha(0.05)"
+            check(self, delta_down=real(accepted, lambda value: value >= 0))
 
     def radius(self, samples: int) -> float:
         """δ_Down at n_t samples."""
@@ -293,6 +292,8 @@ class EuclideanSAM:
         check(self, rho=AT_LEAST_0)
 
     def __call__(self, gradient: Tensor, fisher: Fisher | None = None, samples: int | None = None) -> Tensor:
+        if not isinstance(gradient, Tensor) or not gradient.dim():
+            vector("gradient", gradient)
         return gradient * (-self.rho / (torch.linalg.vector_norm(gradient, dim=-1, keepdim=True) + 1e-12))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from shapo import algorithms, sharpness
 from shapo.algorithms import ALGORITHMS, TrustRegion
 from shapo.algorithms.networks import GaussianActor, Policy, RunningNormalizer
-from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, check, optional, whole
+from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, check, optional, perturbation, whole
 from shapo.envs import TASKS, BatchedEnv, make_env
 from shapo.runs.identity import RunConfig, describe
 from shapo.runs.store import unprefixed
@@ -66,10 +66,7 @@ class Config(RunConfig):
             object.__setattr__(self, "algorithm", ALGORITHMS[self.algorithm]())
         if not isinstance(self.algorithm, TrustRegion):
             raise TypeError(f"algorithm must be a name or a TrustRegion instance; got {self.algorithm!r}")
-        if self.actor is not None and (isinstance(self.actor, type) or not callable(self.actor)):
-            raise TypeError(
-                f"actor must be None or a perturbation such as FisherSAM(0.001); got {self.actor!r}"
-            )
+        check(self, actor=perturbation)
         if self.critic is not None and not isinstance(self.critic, EuclideanSAM):
             raise TypeError(f"critic must be None or EuclideanSAM(rho); got {self.critic!r}")
         self._check_numbers()
@@ -77,7 +74,7 @@ class Config(RunConfig):
 
     def _check_numbers(self) -> None:
         check(
-            self, total_steps=whole(1), seed=whole(0), num_envs=whole(1), steps_per_epoch=whole(1),
+            self, total_steps=whole(1), seed=whole(0), num_envs=whole(1), steps_per_epoch=whole(2),
             critic_passes=whole(1), minibatch_size=whole(1), cost_limit=optional(AT_LEAST_0), critic_lr=AT_LEAST_0,
             critic_l2=AT_LEAST_0, max_grad_norm=POSITIVE, gamma=UNIT, cost_gamma=UNIT, gae_lambda=UNIT,
             cost_gae_lambda=UNIT,

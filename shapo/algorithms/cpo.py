@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shapo.algorithms.advantages import Batch
 from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
+from shapo.checks import check, flag
 from shapo.sharpness import Fisher, conjugate_gradient
 
 MARGIN = 0.1  # of the change in cost that the ball allows; what a step asks for at the limit itself
@@ -62,6 +63,10 @@ class CPO(TrustRegion):
 
     cost_per_step: bool = True  # divide c by T, the mean length of an episode
 
+    def __post_init__(self):
+        super().__post_init__()
+        check(self, cost_per_step=flag)
+
     def observe(self, state: State, mean_cost: float, cost_limit: float) -> State:
         return state | {"violation": mean_cost - cost_limit}
 
@@ -86,6 +91,8 @@ class CPO(TrustRegion):
 
     def _solve(self, gradient: Tensor, fisher: Fisher, state: State) -> tuple[tuple, tuple]:
         """F⁻¹g and F⁻¹b, solved for from zero so that equal gradients give equal bits, and `solve_dual` of them."""
+        if gradient.dim() != 2 or len(gradient) != 2:
+            raise ValueError(f"gradient must be (2, P), of reward and of cost; got {tuple(gradient.shape)}")
         (x_g, rest_g, n_g), (x_b, rest_b, n_b) = (
             conjugate_gradient(fisher, v, iterations=fisher.iterations) for v in gradient
         )

@@ -32,7 +32,7 @@ class GaussianFisher(Fisher):
         iterations: int = 15,
         **kwargs,
     ):
-        self.theta, mlp, self._chunks = actor.theta, actor.mlp, []
+        self.theta, mlp, self._chunks = actor.theta.clone(), actor.mlp, []
         count, split = len(observation), mlp.num_parameters
         precision = torch.exp(-2 * actor.log_std()) / count
         layers = mlp.layers(actor.theta[:split].unsqueeze(0))

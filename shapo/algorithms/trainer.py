@@ -11,8 +11,9 @@ import torch
 from shapo.algorithms.advantages import Batch, Rollout, collect, make_batch
 from shapo.algorithms.config import Config
 from shapo.algorithms.critics import Critics
+from shapo.algorithms.fisher import GaussianFisher
 from shapo.algorithms.networks import GaussianActor, RunningNormalizer
-from shapo.checks import NonFiniteError
+from shapo.checks import NonFiniteError, try_out
 from shapo.runs.store import pack_tables, prefixed, restore_rng, rng_state, unpack_tables, unprefixed
 from shapo.runs.train import seeded_torch
 
@@ -42,6 +43,9 @@ class Trainer:
         self.normalizer = RunningNormalizer(obs_dim - self.algorithm.extra_observations)
         self.algorithm_state = self.algorithm.initial_state()
         self.observation, _ = self.env.reset()
+        if config.actor is not None:
+            with seeded_torch(config.seed):
+                try_out(config.actor, GaussianFisher(self.actor, self.normalizer(self.observation)))
         self.running = np.zeros((3, config.num_envs))  # return, cost, length of the episodes under way
         self.epoch, self.totals = 0, {"total_cost": 0.0, "failures": 0}
         self.progress: list[dict] = []

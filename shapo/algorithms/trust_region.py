@@ -14,7 +14,17 @@ from shapo.algorithms.advantages import Batch, Rollout
 from shapo.algorithms.fisher import GaussianFisher
 from shapo.algorithms.networks import GaussianActor, gaussian_kl, gaussian_log_prob
 from shapo.algorithms.sample_size import Samples
-from shapo.checks import AT_LEAST_0, BELOW_1, POSITIVE, NonFiniteError, check, filled, optional, whole
+from shapo.checks import (
+    AT_LEAST_0,
+    BELOW_1,
+    POSITIVE,
+    NonFiniteError,
+    check,
+    epsilon_of,
+    filled,
+    optional,
+    whole,
+)
 from shapo.envs.batched import Task
 from shapo.sharpness import (
     Fisher,
@@ -187,6 +197,8 @@ class TrustRegion:
             raise ValueError(
                 "target_kl and cg_damping are None: give numbers, or take the task's from `config.resolved.algorithm`"
             )
+        if len(batch.observation) < 2:
+            raise ValueError("batch must have at least 2 samples, to standardise advantages over; got 1")
         surrogate = Surrogate(actor, batch)
         fisher = GaussianFisher(
             actor, batch.observation, damping=self.cg_damping, iterations=self.cg_iterations
@@ -198,14 +210,7 @@ class TrustRegion:
             objective, its_advantage = self.objective(gradient, advantage, fisher, state)
 
             n_t = Samples(samples, lambda: surrogate.cross_fitted_terms(its_advantage, fisher), batch.episode)
-            epsilon = perturbation(objective, fisher, n_t)
-            name = type(perturbation).__name__
-            if epsilon.shape != theta0.shape:
-                raise ValueError(
-                    f"{name} must give ε of shape {tuple(theta0.shape)}; got {tuple(epsilon.shape)}"
-                )
-            if not torch.isfinite(epsilon).all():
-                raise NonFiniteError(f"ε of {name} became non-finite")
+            epsilon = epsilon_of(perturbation, objective, fisher, n_t)
             worst, kl = surrogate.value_and_kl(theta0 + epsilon, its_advantage)
             log.update(kl_down=kl, surrogate_down=worst, surrogate_down_linear=float(objective @ epsilon))
             if "autocorrelation_time" in vars(n_t):  # a schedule has asked

@@ -28,6 +28,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from shapo.algorithms import networks
+from shapo.checks import AT_LEAST_0, POSITIVE
 from shapo.sharpness import Fisher, delta_from_alpha, trust_region_step
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def surrogate_std(gradient: NDArray, fisher: NDArray, n: float) -> float:
 def sample_posterior(fisher: NDArray, n: float, count: int, rng: np.random.Generator) -> NDArray:
     """Draws of θ − θ₀ under Q = N(0, F⁻¹/n), (count, d)."""
     noise = rng.standard_normal((len(fisher), count))
-    return np.linalg.solve(np.linalg.cholesky(fisher).T, noise).T / np.sqrt(n)
+    return np.linalg.solve(np.linalg.cholesky(fisher).T, noise).T / np.sqrt(POSITIVE("n", n))
 
 
 def most_likely_in_tail(gradient: NDArray, fisher: NDArray, n: float, alpha: float) -> NDArray:
@@ -309,7 +310,7 @@ def pessimistic_weight(action: NDArray, advantage_sign: NDArray, delta: float) -
         advantage_sign: the sign of A, broadcast against `action`.
         delta: δ_Down.
     """
-    action, radius = np.asarray(action, dtype=float), np.sqrt(2 * delta)
+    action, radius = np.asarray(action, dtype=float), np.sqrt(2 * AT_LEAST_0("delta", delta))
     shift = -np.sign(action * advantage_sign) * radius
     return shifted_weight(action[..., None], shift[..., None])
 
@@ -339,6 +340,7 @@ def crossover(advantage_sign: int, delta: float) -> float:
     """
     if not 0 < delta <= 0.5:
         raise ValueError(f"delta is {delta}; the crossover is defined here for 0 < delta <= 0.5")
+    delta = float(delta)
     low = np.sqrt(2 * delta) if advantage_sign < 0 else 1e-9  # bad actions: the weight is 0 at |a| = sqrt(2δ)
     return float(
         brentq(lambda a: float(pessimistic_weight(a, advantage_sign, delta)) - 1, low, 10.0, xtol=1e-12)

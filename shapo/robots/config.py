@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from numpy.typing import NDArray
 
 from shapo import sharpness
-from shapo.checks import BELOW_1, FINITE, POSITIVE, UNIT, check, filled, optional, whole
+from shapo.checks import BELOW_1, FINITE, POSITIVE, UNIT, check, filled, optional, perturbation, whole
 from shapo.robots.simulator.robots import ROBOTS
 from shapo.runs.identity import RunConfig, describe
 from shapo.sharpness import EffectiveAlpha, Perturbation
@@ -181,10 +181,7 @@ class RobotConfig(RunConfig):
             raise ValueError(f"task must be one of {', '.join(ROBOTS)}; got {self.task!r}")
         if not isinstance(self.algorithm, SHAC | PPO):
             raise TypeError(f"algorithm must be an instance of SHAC or PPO; got {self.algorithm!r}")
-        if self.actor is not None and (isinstance(self.actor, type) or not callable(self.actor)):
-            raise TypeError(
-                f"actor must be None or a perturbation such as AdaptiveSAM(0.75); got {self.actor!r}"
-            )
+        check(self, actor=perturbation)
         if isinstance(getattr(self.actor, "delta_down", None), EffectiveAlpha):
             raise ValueError(
                 "actor must not have the schedule EffectiveAlpha, which measures n on safe RL's surrogate: FixedAlpha "

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from shapo.algorithms.networks import RunningNormalizer
-from shapo.checks import NonFiniteError
+from shapo.checks import NonFiniteError, epsilon_of, try_out
 from shapo.robots.config import RobotConfig
 from shapo.robots.env import DifferentiableEnv
 from shapo.robots.networks import NormedMLP, SquashedActor
@@ -66,6 +66,8 @@ class SHACTrainer(RobotTrainer):
             "critic": torch.optim.Adam([self.phi], shac.critic_lr, shac.betas),
         }
         self.normalizer = RunningNormalizer(robot.observations)
+        with seeded_torch(config.seed):
+            try_out(config.actor, Euclidean(self.theta.detach().clone()))
 
     def _freeze_normaliser(self) -> None:
         statistics = self.normalizer.mean, self.normalizer.scale
@@ -130,7 +132,9 @@ class SHACTrainer(RobotTrainer):
             return gradient
 
         samples = (self.epoch + 1) * self.config.steps_per_epoch
-        perturb = perturbation and (lambda gradient: perturbation(gradient, Euclidean(theta), samples))
+        perturb = perturbation and (
+            lambda gradient: epsilon_of(perturbation, gradient, Euclidean(theta.clone()), samples)
+        )
         with seeded_torch(self.config.seed, self.epoch):
             gradient = sharpness_aware_gradient(gradient_at, theta, perturb)
         kept = -1 if self.config.along_perturbed else 0

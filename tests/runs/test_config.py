@@ -13,20 +13,30 @@ import pytest
 from nbclient import NotebookClient
 
 import shapo
-from shapo import Config, EuclideanSAM, FisherSAM, FixedAlpha, PIDLag, Run, TRPOLag
+from shapo import CPO, Config, EuclideanSAM, FisherSAM, FixedAlpha, PIDLag, Run, TRPOLag
 from shapo.algorithms import ALGORITHMS
 from shapo.runs.identity import describe
 
 BAD = [
-    ("task", "PointGoal9-v0", "task must be one of PointGoal1-v0"),
+    ("task", "PointGoal9-v0", "task must be one of .*PointGoal1-v0"),
     ("algorithm", "PPO", "algorithm must be one of TRPOLag, PIDLag"),
     ("algorithm", 3, "algorithm must be a name or"),
     ("algorithm", PIDLag, "algorithm must be a name or"),
     ("actor", 0.001, "actor must be None or"),
     ("actor", FisherSAM, "actor must be None or"),
-    ("actor", lambda gradient, fisher, samples: gradient, "plain, finite values and frozen dataclasses"),
+    (
+        "actor",
+        lambda gradient, fisher, samples: gradient,
+        "actor must be None or a perturbation, a frozen dataclass",
+    ),
+    (
+        "actor",
+        FixedAlpha(0.05),
+        r"actor must be .* a schedule goes into FisherSAM; got FixedAlpha\(alpha=0.05",
+    ),
     ("critic", FisherSAM(0.1), "critic must be None or"),
     ("total_steps", 30_000, "total_steps must be a multiple of steps_per_epoch = 20000; got 30000"),
+    ("steps_per_epoch", 1, "steps_per_epoch must be a whole number, at least 2"),
     ("total_steps", 0, "total_steps must be a whole number"),
     ("total_steps", 2e6, "total_steps must be a whole number"),
     ("num_envs", 7, "num_envs must divide steps_per_epoch = 20000; got num_envs = 7"),
@@ -54,6 +64,18 @@ BAD = [
 def test_bad_fields_are_named(field, value, message):
     with pytest.raises((ValueError, TypeError), match=message):
         Config(**{field: value})
+
+
+def test_what_an_algorithm_or_a_perturbation_cannot_have_names_its_field():
+    for wrong in (FisherSAM(0.01), FixedAlpha, lambda: 0.1):
+        with pytest.raises(ValueError, match="delta_down must be a finite number, at least 0, or a schedule"):
+            FisherSAM(wrong)
+    for wrong in ("no", 0, None):
+        with pytest.raises(ValueError, match="cost_per_step must be True or False; got"):
+            CPO(cost_per_step=wrong)
+    assert CPO(cost_per_step=np.bool_(False)) == CPO(cost_per_step=False)
+    with pytest.raises(TypeError, match=r"actor must be None or a perturbation.*got FixedDelta"):
+        shapo.RobotConfig(actor=shapo.FixedDelta(0.01))
 
 
 def test_names_and_instances_are_the_same_run():
