@@ -6,7 +6,7 @@
 The method is `shapo.sharpness`; read that file first.
 """
 
-from shapo.envs import make_env  # isort: skip  # first: it imports gymnasium quietly
+from shapo.envs import OwnTask, make_env  # isort: skip  # first: it imports gymnasium quietly
 from shapo.algorithms import CPO, CRPO, PIDLag, SauteRL, TRPOLag
 from shapo.algorithms.config import Config
 from shapo.experiments.profiles import PROFILES
@@ -39,6 +39,7 @@ __all__ = [
     "FisherSAM",
     "FixedAlpha",
     "FixedDelta",
+    "OwnTask",
     "PIDLag",
     "Perturbation",
     "RobotConfig",

@@ -12,7 +12,7 @@ from shapo import algorithms, sharpness
 from shapo.algorithms import ALGORITHMS, TrustRegion
 from shapo.algorithms.networks import GaussianActor, Policy, RunningNormalizer
 from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, check, optional, perturbation, whole
-from shapo.envs import TASKS, BatchedEnv, make_env
+from shapo.envs import OwnTask, VectorEnv, make_env, task_of
 from shapo.runs.identity import RunConfig, describe
 from shapo.runs.store import unprefixed
 from shapo.sharpness import EuclideanSAM, Perturbation
@@ -31,13 +31,15 @@ class Config(RunConfig):
     method: ClassVar[int] = (
         2  # 1 had an absolute trust region and tolerance, whatever the task's action and cost limit
     )
-    vocabulary: ClassVar[dict[str, Any]] = vars(algorithms) | vars(sharpness)
+    vocabulary: ClassVar[dict[str, Any]] = vars(algorithms) | vars(sharpness) | {"OwnTask": OwnTask}
     shown: ClassVar[dict[str, str]] = {
         "return": "episode_return", "cost": "episode_cost", "λ": "lagrangian_multiplier", "KL": "kl",
     }  # fmt: skip
     episode_columns: ClassVar[tuple[str, ...]] = ("steps", "env", "return", "cost", "length", "failed")
 
-    task: str = "PointGoal1-v0"  # a name in shapo.envs.TASKS
+    task: str | OwnTask = (
+        "PointGoal1-v0"  # a name in shapo.envs.TASKS, any id of Safety-Gymnasium, or your own
+    )
     algorithm: str | TrustRegion = "PIDLag"  # a name in shapo.algorithms.ALGORITHMS, or an instance
     actor: Perturbation | None = None  # FisherSAM: SHAPO; EuclideanSAM: E-SAM; None: the baseline
     critic: EuclideanSAM | None = None  # SAM of both critics; None: plain
@@ -58,8 +60,7 @@ class Config(RunConfig):
     max_grad_norm: float = 40.0  # each critic's gradient is clipped to this norm
 
     def __post_init__(self):
-        if not isinstance(self.task, str) or self.task not in TASKS:
-            raise ValueError(f"task must be one of {', '.join(TASKS)}; got {self.task!r}")
+        task_of(self.task)
         if isinstance(self.algorithm, str):
             if self.algorithm not in ALGORITHMS:
                 raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}; got {self.algorithm!r}")
@@ -96,9 +97,16 @@ class Config(RunConfig):
                 f"minibatch_size must be at most steps_per_epoch = {self.steps_per_epoch}; got {self.minibatch_size}"
             )
 
+        task = task_of(self.task)
+        if isinstance(task, OwnTask) and self.steps_per_epoch < self.num_envs * task.horizon:
+            raise ValueError(
+                f"steps_per_epoch must be at least {self.num_envs * task.horizon}, whole episodes of num_envs = "
+                f"{self.num_envs} environments: those of {task} begin anew with each epoch; got {self.steps_per_epoch}"
+            )
+
     @cached_property
     def resolved(self) -> Config:
-        task = TASKS[self.task]
+        task = task_of(self.task)
         cost_limit = float(task.cost_limit) if self.cost_limit is None else self.cost_limit
         algorithm = self.algorithm.resolved(task, cost_limit)
         if (cost_limit, algorithm) == (self.cost_limit, self.algorithm):
@@ -110,7 +118,7 @@ class Config(RunConfig):
         """Updates in the run."""
         return self.total_steps // self.steps_per_epoch
 
-    def make_env(self, num_envs: int = 1, seed: int = 0) -> BatchedEnv:
+    def make_env(self, num_envs: int = 1, seed: int = 0) -> VectorEnv:
         """The task as this run's policy sees it: `shapo.make_env`, and around it what the baseline adds to observations
         (Sauté: the budget left). Rewards and costs are the task's own.
         """
@@ -128,6 +136,6 @@ class Config(RunConfig):
         normalizer = RunningNormalizer(len(arrays["normalizer/mean"]))
         normalizer.load_state_dict(unprefixed("normalizer", arrays))
         obs_dim = len(normalizer.mean) + self.algorithm.extra_observations
-        actor = GaussianActor(obs_dim, TASKS[self.task].action_dim, self.hidden_sizes)
+        actor = GaussianActor(obs_dim, task_of(self.task).action_dim, self.hidden_sizes)
         actor.load_state_dict(unprefixed("actor", arrays))
         return Policy(actor, normalizer)

@@ -55,6 +55,12 @@ class Trainer:
     def next_batch(self) -> tuple[Batch, list[dict], float]:
         """Rolls the policy out for an epoch and moves the multiplier: (batch, episodes that ended, J_C)."""
         config = self.config
+        if (
+            not self.env.resumable
+        ):  # its state is in no checkpoint: with every epoch begins what a resumed run has too
+            seed = np.random.SeedSequence((config.seed, self.epoch)).generate_state(1)[0] >> 1
+            self.observation, _ = self.env.reset(seed=int(seed))
+            self.running[:] = 0
         rollout, self.observation = collect(
             self.env, self.actor, self.normalizer, self.observation,
             config.steps_per_epoch // config.num_envs, self.action_rng,

@@ -1,4 +1,6 @@
-"""Tasks, stepped together: `make_env(name, num_envs, seed)`, `TASKS`. Adding one is a line of the table below."""
+"""Tasks, stepped together: `make_env(task, num_envs, seed)`. Adding one that is replayed is a line of the table below;
+one of the user's needs none (`OwnTask`).
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,13 @@ from itertools import product
 from threading import Lock
 
 import shapo.envs.safety_gymnasium_compat  # isort: skip  # first: it imports gymnasium quietly
-from shapo.envs.batched import BatchedEnv, Task
+from shapo.checks import whole
+from shapo.envs.batched import BatchedEnv, Task, VectorEnv
+from shapo.envs.foreign import ForeignEnv, OwnTask, is_safety_id
 from shapo.envs.locomotion import Ant, Walker2d
 from shapo.envs.navigation import Button, Goal
 
-__all__ = ["TASKS", "BatchedEnv", "Task", "make_env"]
+__all__ = ["TASKS", "BatchedEnv", "OwnTask", "Task", "VectorEnv", "make_env", "task_of"]
 
 # Sauté's own numbers where OmniSafe sets them for a task.
 _SAUTE = {"PointGoal1": {"saute_gamma": 0.9999, "unsafe_reward": -0.2}}
@@ -29,26 +33,32 @@ _BUILDING = Lock()  # the first build imports and patches safety_gymnasium, one 
 TASKS: dict[str, Task] = {task.name: task for task in _BUILDERS}
 
 
-def make_env(task: str, num_envs: int = 1, seed: int = 0, *, threads: int = 1) -> BatchedEnv:
-    """Return `num_envs` environments of a task, stepped together.
-
-    Args:
-        task: a name in `TASKS`.
-        num_envs: number of environments n, at least 1.
-        seed: of the first reset; environment i replays the reference environment seeded with `seed + i`.
-        threads: the simulators' steps are split over that many threads; the numbers do not depend on it.
-
-    Raises:
-        ValueError: unknown task, `num_envs` or `threads` below 1, or a seed out of range.
-        TypeError: a number that is no integer.
-        ImportError: safety-gymnasium is missing or has another version.
+def task_of(task: str | OwnTask) -> Task | OwnTask:
+    """What a config's field `task` names: one of TASKS, or any environment of Safety-Gymnasium, which then is stepped
+    by itself and has the cost limit of our navigation tasks; an `OwnTask` is itself. Raises ValueError for others.
     """
-    if task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; valid tasks are {', '.join(TASKS)}")
-    for name, value in (("num_envs", num_envs), ("threads", threads)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, got {value!r}")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    if isinstance(task, OwnTask):
+        return task
+    if isinstance(task, str) and task in TASKS:
+        return TASKS[task]
+    if is_safety_id(task):
+        return OwnTask(task, cost_limit=10.0)
+    raise ValueError(
+        f"task must be one of {', '.join(TASKS)}, an id of Safety-Gymnasium, or an OwnTask, which has any environment "
+        f"and a cost; got {task!r}"
+    )
+
+
+def make_env(task: str | OwnTask, num_envs: int = 1, seed: int = 0, *, threads: int = 1) -> VectorEnv:
+    """`num_envs` environments of a task, stepped together.
+
+    task: see `task_of`. num_envs: n, at least 1. seed: of the first reset; environment i is the reference's, or the
+    user's, seeded with `seed + i`. threads: simulators of TASKS are stepped by that many; the numbers do not depend on
+    it.
+    Raises ValueError or TypeError, naming the argument, and ImportError where safety-gymnasium is missing or another.
+    """
+    task, num_envs, threads = task_of(task), whole(1)("num_envs", num_envs), whole(1)("threads", threads)
     with _BUILDING:
-        return _BUILDERS[TASKS[task]](TASKS[task], num_envs, seed, threads)
+        if isinstance(task, OwnTask):
+            return ForeignEnv(task, num_envs, seed)
+        return _BUILDERS[task](task, num_envs, seed, threads)

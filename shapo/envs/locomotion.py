@@ -15,14 +15,13 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from shapo.envs.batched import BatchedEnv, Task
-from shapo.envs.generators import PermutedCongruential
+from shapo.envs.batched import BatchedEnv, Outcome, Task
 from shapo.envs.physics import Physics, lean_model
 
 
 @cache
 def reference(name: str) -> gymnasium.Env:
-    """Return gymnasium's environment `name`, which is only asked what it is made of."""
+    """gymnasium's environment `name`, which is only asked what it is made of."""
     return gymnasium.make(name).unwrapped
 
 
@@ -37,7 +36,7 @@ class Locomotion(BatchedEnv):
     """
 
     _state = ("_last_x",)
-    _generators = PermutedCongruential
+    _seeded = staticmethod(np.random.default_rng)
     _unseen: int  # the first of the positions are not observed: those along the ground
 
     def __init__(self, task: Task, num_envs: int, seed: int, threads: int = 1) -> None:
@@ -54,15 +53,15 @@ class Locomotion(BatchedEnv):
 
     @abstractmethod
     def _locate(self, data: mujoco.MjData) -> np.ndarray:
-        """Return the view (1,) of the robot's x position, in metres, that its velocity is taken from."""
+        """The view (1,) of the robot's x position, in metres, that its velocity is taken from."""
 
     @abstractmethod
     def _is_upright(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """Return (n,) bool: who has not fallen, given positions (n, nq) and velocities (n, nv)."""
+        """(n,) bool: who has not fallen, given positions (n, nq) and velocities (n, nv)."""
 
     @abstractmethod
     def _draw_velocity(self, random: np.random.Generator, size: int) -> np.ndarray:
-        """Draw an episode's first velocities, (size,)."""
+        """Draws an episode's first velocities, (size,)."""
 
     # What they share
 
@@ -73,9 +72,7 @@ class Locomotion(BatchedEnv):
         self._readings = self._read(index)
         self._last_x[index] = qpos[0]
 
-    def _outcome(
-        self, action: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    def _outcome(self, action: np.ndarray) -> Outcome:
         read = self._readings = self._read()
         x = read[:, -1].copy()
         velocity = (x - self._last_x) / self._its.dt
@@ -86,7 +83,7 @@ class Locomotion(BatchedEnv):
         return reward, fallen.astype(np.float64), fallen, {"x_position": x, "x_velocity": velocity}
 
     def observe(self) -> np.ndarray:
-        """Return the current observations, a new array (n, obs_dim)."""
+        """The current observations, a new array (n, obs_dim)."""
         self._require_reset("observe")
         return self._readings[:, self._unseen : -1].copy()
 

@@ -18,7 +18,7 @@ import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 
-from shapo.envs.batched import BatchedEnv, Task
+from shapo.envs.batched import BatchedEnv, Outcome, Task
 from shapo.envs.physics import Physics, lean_model
 from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium, quick_worlds
 
@@ -319,9 +319,7 @@ class Navigation(BatchedEnv):
                     row[first] = True
         return touched
 
-    def _outcome(
-        self, action: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    def _outcome(self, action: np.ndarray) -> Outcome:
         self._undrawn += 1
         self._refresh()
         distance, reached = self._goal_distance(), self._reached()
@@ -483,9 +481,7 @@ class Button(Navigation):
         self._positions[index, self._goal.members] = buttons[self._target[index]]
         return True
 
-    def _outcome(
-        self, action: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    def _outcome(self, action: np.ndarray) -> Outcome:
         self._touched = self._touches()
         *outcome, info = super()._outcome(action)
         self._dark[:] = np.where(info["goal_met"], self._delay, np.maximum(self._dark - 1, 0))

@@ -13,7 +13,7 @@ import pandas as pd
 
 from shapo.algorithms import ALGORITHMS, PIDLag, TrustRegion
 from shapo.algorithms.config import Config
-from shapo.envs import TASKS
+from shapo.envs import OwnTask, task_of
 from shapo.experiments.profiles import DIALS, PROFILES
 from shapo.runs.identity import RunConfig
 from shapo.runs.run import Run
@@ -60,7 +60,7 @@ def variants(task: str) -> dict[str, Variant]:
 
 def grid(
     profile: str,
-    tasks: Sequence[str],
+    tasks: Sequence[str | OwnTask],
     baselines: Mapping[str, TrustRegion | str] | Sequence[str],
     choose: Callable[[str], Mapping[str, Variant]],
     seeds: Sequence[int] | None = None,
@@ -86,7 +86,7 @@ def grid(
         for task in tasks
         for name, baseline in baselines.items()
         for label, variant in choose(task).items()
-        if not (baseline == "SauteRL" and TASKS[task].cost_limit == 0)
+        if not (baseline == "SauteRL" and task_of(task).cost_limit == 0)
     }  # fmt: skip
 
 
@@ -219,9 +219,9 @@ METRICS = {
 }
 
 
-def safety_metric(task: str) -> str:
+def safety_metric(task: str | OwnTask) -> str:
     """The column of `results` that is the paper's measure of safety on a task."""
-    return "failures" if TASKS[task].failure_metric == "cumulative failures" else "cost_rate"
+    return "failures" if task_of(task).failure_metric == "cumulative failures" else "cost_rate"
 
 
 def tail_level(task: str) -> float:

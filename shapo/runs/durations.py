@@ -28,10 +28,11 @@ def seconds_per_step(config: RunConfig, folder: Path, memory: dict | None = None
     memory = {} if memory is None else memory
     wanted = {name: value for name, value in config.identity["config"].items() if name not in LENGTH}
     key = json.dumps(wanted, sort_keys=True)
-    if config.task not in memory:
-        memory[config.task] = list(_stored(folder / config.task)) or list(_shipped(config.task))
+    task = str(config.task)
+    if task not in memory:
+        memory[task] = list(_stored(folder / task)) or list(_shipped(task))
     if key not in memory:
-        memory[key] = _like(wanted, memory[config.task], memory)
+        memory[key] = _like(wanted, memory[task], memory)
     return memory[key] if memory[key] else _benchmarked(config)
 
 
@@ -95,7 +96,7 @@ def _benchmarked(config: RunConfig) -> float:
         if getattr(config, "critic", None) is None
         else "SHAPO"
     )
-    wanted = {"benchmark": "epochs", "quantity": "total", "task": config.task, "side": side}
+    wanted = {"benchmark": "epochs", "quantity": "total", "task": str(config.task), "side": side}
     rows = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
     steps = rows.note.str.extract(r"steps an epoch: (\d+)")[0].astype(float)
     return float((rows.value / steps).median())

@@ -43,8 +43,9 @@ class RunConfig:
 
 def describe(value: Any) -> Any:
     """A config as JSON-able values. Classes go by name; one from outside the package (a notebook cell, say) also by a
-    hash of the code of its methods, so that editing it names a new run. What the methods call or read from outside
-    the class is not seen: keep it in fields. Raises TypeError for what has no such description.
+    hash of the code of its methods, so that editing it names a new run; a function likewise, with what it encloses.
+    What they call or read from elsewhere is not seen: keep it in fields. Raises TypeError for what has no such
+    description.
     """
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
@@ -54,6 +55,10 @@ def describe(value: Any) -> Any:
         if any(map(_from_outside, kind.__mro__)):
             name["code"] = _code_hash(kind)
         return name | {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, type):
+        return {"class": value.__qualname__, "code": _code_hash(value)}
+    if isinstance(value, FunctionType):
+        return {"function": value.__qualname__, "code": _hash(_function(value))}
     if isinstance(value, list | tuple):
         return [describe(item) for item in value]
     if (
@@ -62,7 +67,9 @@ def describe(value: Any) -> Any:
         or (isinstance(value, float) and math.isfinite(value))
     ):
         return value
-    raise TypeError(f"a config holds plain, finite values and frozen dataclasses of them; got {value!r}")
+    raise TypeError(
+        f"a config holds plain, finite values, functions and frozen dataclasses of them; got {value!r}"
+    )
 
 
 def config_from(description: dict[str, Any]) -> RunConfig:
@@ -84,13 +91,11 @@ def _rebuilt(value: Any, words: dict[str, Any]) -> Any:
         return tuple(_rebuilt(item, words) for item in value)
     if not isinstance(value, dict):
         return value
-    name = value.get("class")
+    name = value.get("class", value.get("function"))
     settings = {field: _rebuilt(v, words) for field, v in value.items() if field not in ("class", "code")}
     kind = words.get(name)
     if not is_dataclass(kind) or "code" in value:
-        raise ValueError(
-            f"class {name} is not the package's own, so it cannot be rebuilt from its description"
-        )
+        raise ValueError(f"{name} is not the package's own, so it cannot be rebuilt from its description")
     try:
         return kind(**settings)
     except TypeError as error:
@@ -109,7 +114,16 @@ def _code_hash(kind: type) -> str:
             function = getattr(member, "__func__", getattr(member, "fget", member))
             if isinstance(function, FunctionType) and name not in _GENERATED:
                 code.append((name, _constants(function.__code__), function.__defaults__))
+    return _hash(code)
+
+
+def _hash(code: Any) -> str:
     return hashlib.sha256(repr(code).encode()).hexdigest()[:12]
+
+
+def _function(function: FunctionType) -> tuple:
+    enclosed = [describe(cell.cell_contents) for cell in function.__closure__ or ()]
+    return _constants(function.__code__), function.__defaults__, function.__kwdefaults__, enclosed
 
 
 # What @dataclass writes follows from the fields, which are named anyway.

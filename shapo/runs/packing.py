@@ -139,7 +139,7 @@ def _row(run: Run) -> dict[str, Any]:
         return shipped.rows[config.run_id] | {"run_id": config.run_id} | networks
     networks = run.shipped_networks
     row = dict.fromkeys(("rollout", "actor", "critics"), np.nan) | {  # not every trainer times the parts of an epoch
-        "run_id": config.run_id, "name": run.path.name, "task": config.task,
+        "run_id": config.run_id, "name": run.path.name, "task": str(config.task),
         "algorithm": type(config.algorithm).__name__, "seed": config.seed, "method": config.method,
         "config": json.dumps(config.identity["config"]), "provenance": json.dumps(run.provenance),
         "networks_sha256": digest_of_networks(networks) if networks else None,

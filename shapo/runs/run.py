@@ -40,7 +40,7 @@ class Run:
         self.config = config
         self.folder = Path(runs if runs is not None else runs_folder()).absolute()
         name = f"{type(config.algorithm).__name__}-seed{config.seed}-{config.run_id}"
-        self.path = self.folder / config.task / name
+        self.path = self.folder / str(config.task) / name
         self.checkpoint = self.path / "checkpoint"
         self._history: list[dict] | None = None  # provenance as saved, known to the one process that trains
         self._epoch: tuple[tuple[int, ...], int] = (), 0  # the checkpoint's version when last read, its epoch

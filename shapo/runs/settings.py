@@ -18,6 +18,7 @@ def settings(configs: Sequence[RunConfig]) -> pd.DataFrame:
     names = dict.fromkeys(f.name for config in configs for f in fields(config))
     table = pd.DataFrame(
         {name: [spelled(getattr(config, name, None)) for config in configs] for name in names}
+        | {"task": [str(config.task) for config in configs]}
     )
     differing = [name for name in table if name not in ALWAYS and table[name].nunique() > 1]
     return table[["task", "algorithm", *differing, "seed"]]

@@ -1,0 +1,216 @@
+"""Tasks of the user's: any environment of Safety-Gymnasium or gymnasium, or one of their own, with a cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+from shapo.checks import AT_LEAST_0, FINITE, check, optional, real, whole
+from shapo.envs.batched import VectorEnv
+from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium, quick_worlds
+
+METRICS = "cost rate", "cumulative failures"
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """A task of your own, for `Config(task=…)`: an environment, what a step of it costs, and how much an episode may.
+
+        OwnTask("SafetyPointPush1-v0", cost_limit=10)
+        OwnTask("Hopper-v4", cost_limit=0, cost="termination", failure_metric="cumulative failures")
+        OwnTask(make_mine, cost_limit=25, cost=lambda info: float(info["speed"] > 1), max_episode_steps=500)
+
+    Observations and actions must be Boxes. Actions reach the environment scaled: a policy's −1 and 1 are its bounds.
+    An id that is registered in a notebook is unknown to the processes of a study: give the function instead.
+    Raises ValueError or TypeError, naming the field.
+    """
+
+    env: (
+        str | Callable[[], gymnasium.Env]
+    )  # an id of either package, or a function that makes one environment
+    cost_limit: float  # β, a limit on the expected undiscounted cost of an episode
+    # A function of a step's `info`; "termination": 1 for the step that ends an episode early; "own": what
+    # Safety-Gymnasium's step says, or else info["cost"].
+    cost: str | Callable[[dict], float] = "own"
+    failure_metric: str = (
+        "cost rate"  # what is reported: or "cumulative failures", the episodes that ended early
+    )
+    max_episode_steps: int | None = (
+        None  # after which an episode is truncated; None: what the environment says
+    )
+    label: str | None = None  # how folders, tables and figures call it; None: the id, or the function's name
+    saute_gamma: float = 0.999  # γ_s, discount of Sauté's safety budget; as in OmniSafe
+    unsafe_reward: float = -1.0  # Sauté's for a step beyond the budget, on the scale of the task's rewards
+
+    def __post_init__(self):
+        if not isinstance(self.env, str) and not callable(self.env):
+            raise TypeError(f"env must be an id or a function that makes an environment; got {self.env!r}")
+        if not callable(self.cost) and self.cost not in ("own", "termination"):
+            raise ValueError(f'cost must be "own", "termination" or a function of info; got {self.cost!r}')
+        if self.failure_metric not in METRICS:
+            raise ValueError(
+                f"failure_metric must be one of {', '.join(METRICS)}; got {self.failure_metric!r}"
+            )
+        if self.label is not None and (not isinstance(self.label, str) or not self.label.strip(".")):
+            raise ValueError(f"label must be None or a name; got {self.label!r}")
+        gamma_s = real("in (0, 1]", lambda value: 0 < value <= 1)
+        check(
+            self,
+            cost_limit=AT_LEAST_0,
+            max_episode_steps=optional(whole(1)),
+            saute_gamma=gamma_s,
+            unsafe_reward=FINITE,
+        )
+
+    @property
+    def name(self) -> str:
+        name = self.label or (
+            self.env if isinstance(self.env, str) else getattr(self.env, "__name__", "own task")
+        )
+        return name.replace("/", "-").replace("<lambda>", "own task")
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def action_dim(self) -> int:
+        """Components of an action, d."""
+        return _shape(self)[0]
+
+    @property
+    def horizon(self) -> int:
+        """Steps after which an episode is truncated."""
+        return _shape(self)[1]
+
+    def make(self) -> gymnasium.Env:
+        """One environment, checked. Raises ValueError for one that cannot be used here, ImportError."""
+        limit = {} if self.max_episode_steps is None else {"max_episode_steps": self.max_episode_steps}
+        with quick_worlds() if is_safety_id(self.env) else nullcontext():
+            if callable(self.env):
+                env = self.env()
+            elif is_safety_id(self.env):
+                env = import_safety_gymnasium().make(self.env, **limit)
+            else:
+                try:
+                    env = gymnasium.make(self.env, **limit)
+                except gymnasium.error.Error as error:
+                    raise ValueError(
+                        f"env must be an id of Safety-Gymnasium or gymnasium; {error}"
+                    ) from error
+        for what in ("observation", "action"):
+            space = getattr(env, f"{what}_space", None)
+            if not isinstance(space, Box):
+                raise ValueError(
+                    f"the {what} space of {self.name} must be a Box of numbers, which gymnasium's wrappers can make of "
+                    f"others; got {space}"
+                )
+        return env
+
+
+def is_safety_id(env: Any) -> bool:
+    """Whether it names an environment of Safety-Gymnasium."""
+    if not isinstance(env, str) or not env.startswith("Safety"):
+        return False
+    return env in import_safety_gymnasium().utils.registration.safe_registry
+
+
+@cache
+def _shape(task: OwnTask) -> tuple[int, int]:
+    """Components of an action, and the longest episode."""
+    env = task.make()
+    steps = task.max_episode_steps or getattr(getattr(env, "spec", None), "max_episode_steps", None)
+    size = int(np.prod(env.action_space.shape))
+    env.close()
+    if steps is None:
+        raise ValueError(f"max_episode_steps must be given: {task.name} has no limit of its own")
+    return size, steps
+
+
+class ForeignEnv(VectorEnv):
+    """Environments of an `OwnTask`, stepped one after the other in this process.
+
+    Actions (n, act_dim) in [−1, 1] are scaled to the bounds of the environment's action space; components without
+    bounds are passed on as they are. Observations and actions of other shapes are flattened. Nothing of such an
+    environment can be saved: what goes on from a checkpoint begins with a reset.
+    """
+
+    resumable = False
+    _seeded = int
+
+    def __init__(self, task: OwnTask, num_envs: int, seed: int) -> None:
+        self._envs = [task.make() for _ in range(num_envs)]
+        self._quick = quick_worlds if is_safety_id(task.env) else nullcontext
+        seen, acted = self._envs[0].observation_space, self._envs[0].action_space
+        low, high = acted.low.astype(np.float64).ravel(), acted.high.astype(np.float64).ravel()
+        bounded = np.isfinite(low) & np.isfinite(high)
+        low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+        self._middle, self._half = (low + high) / 2, (high - low) / 2
+        bound = np.where(bounded, 1.0, np.inf)
+        spaces = (
+            Box(seen.low.ravel(), seen.high.ravel(), dtype=np.float64),
+            Box(-bound, bound, dtype=np.float64),
+        )
+        super().__init__(task, num_envs, spaces, task.horizon, seed)
+        self._acted = acted
+        self._observation = np.zeros(self.observation_space.shape)
+
+    def _begin(self, index: int) -> None:
+        seed, self._random[index] = (
+            self._random[index],
+            None,
+        )  # given once: from then on its own generator runs on
+        with self._quick():
+            self._observation[index] = np.ravel(self._envs[index].reset(seed=seed)[0])
+
+    def _advance(
+        self, action: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any, dict[str, np.ndarray]]:
+        bound = self.single_action_space.high
+        action = self._middle + self._half * np.clip(action, -bound, bound)
+        reward, cost = np.empty(self.num_envs), np.empty(self.num_envs)
+        terminated, truncated = np.empty(self.num_envs, dtype=bool), np.empty(self.num_envs, dtype=bool)
+        for i, env in enumerate(self._envs):
+            its = action[i].astype(self._acted.dtype).reshape(self._acted.shape)
+            observation, reward[i], *own, terminated[i], truncated[i], info = env.step(its)
+            self._observation[i] = np.ravel(observation)
+            cost[i] = self._cost(own, terminated[i], info)
+        return reward, cost, terminated, truncated, {}
+
+    def _cost(self, own: list[float], terminated: bool, info: dict) -> float:
+        """own: the cost that a step of Safety-Gymnasium returns, in a list; of gymnasium, nothing."""
+        if callable(self.task.cost):
+            return float(self.task.cost(info))
+        if self.task.cost == "termination":
+            return float(terminated)
+        if not own and "cost" not in info:
+            raise ValueError(
+                f'cost of {self.task.name} must be "termination" or a function of info: its steps tell no cost of '
+                f"their own; info has {', '.join(info) or 'nothing'}"
+            )
+        return float(own[0] if own else info["cost"])
+
+    def observe(self) -> np.ndarray:
+        self._require_reset("observe")
+        return self._observation.copy()
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Takes what `state_dict` gives."""
+        if state:
+            raise ValueError(
+                f"not a state of {self.task.name}, which keeps none; got {', '.join(sorted(state))}"
+            )
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
