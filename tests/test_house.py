@@ -127,10 +127,11 @@ def test_the_package_is_found_beside_a_clone_of_its_name(tmp_path):
         "pip",
         "install",
         "--quiet",
+        "--no-index",
         "--no-deps",
         "--no-build-isolation",
-        "--no-index",
     ]
+    pip += ["--ignore-installed"]  # or pip takes away what is installed here
     subprocess.run([*pip, f"--prefix={installed}", "--editable", clone], check=True, capture_output=True)
     code = (
         "import importlib.util, site, sys; site.addsitedir(sys.argv[1]);"
