@@ -42,6 +42,8 @@ wp.config.log_level = wp.LOG_ERROR  # no banner
 
 import newton  # noqa: E402
 
+from shapo.robots.simulator.cache import compiling  # noqa: E402
+
 
 def builder(robot: Robot) -> newton.ModelBuilder:
     """One robot. Newton's files bring densities of their own, which a builder's defaults do not replace."""
@@ -66,7 +68,8 @@ def builder(robot: Robot) -> newton.ModelBuilder:
 @cache
 def mechanism(robot: Robot) -> Mechanism:
     """The robot's numbers. Raises ValueError for a file that `dynamics` cannot simulate."""
-    model = builder(robot).finalize(device="cpu")
+    with compiling():
+        model = builder(robot).finalize(device="cpu")
 
     def read(name: str) -> NDArray:
         return getattr(model, name).numpy()

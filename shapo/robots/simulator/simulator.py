@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shapo.robots.simulator.cache import compiling
 from shapo.robots.simulator.expressions import evaluate
 from shapo.robots.simulator.kernels import LANES, backward_kernel, formulas, forward_kernel
 from shapo.robots.simulator.mechanism import mechanism, wp
@@ -86,7 +87,8 @@ class Simulator:
         tensors = [*self._inputs, self._contact, *(tensor for buffer in buffers for tensor in buffer)]
         arrays = [wp.from_torch(tensor.view(-1), requires_grad=False) for tensor in tensors]
         blocks = math.ceil(self.num_envs / LANES)
-        wp.launch(kernel, blocks, [self.num_envs, *arrays], device="cpu")
+        with compiling():
+            wp.launch(kernel, blocks, [self.num_envs, *arrays], device="cpu")
         with wp.ScopedCapture(device="cpu") as capture:
             wp.launch(kernel, blocks, [self.num_envs, *arrays], device="cpu")
         return capture.graph
