@@ -232,15 +232,16 @@ def reweighting(a: ArrayLike, bad: Curves, good: Curves, roots: pd.DataFrame) ->
     a: |a| in standard deviations (M,). bad, good: δ_Down -> weight g̃/g (M,), for A < 0 and A > 0.
     roots: columns delta, bad, good: the |a| at which the weight is one.
     """
-    fig, (weights, zones) = canvas(PAGE, 2.8, 2, width_ratios=(1.35, 1))
-    r = np.sqrt(2 * roots["delta"])
+    fig, (weights, zones) = canvas(PAGE, 2.9, 2, width_ratios=(1.35, 1))
+    r, styles = np.sqrt(2 * roots["delta"]), ("-", "--", ":")
     for (key, (_, colour, sign)), table in zip(SIGNS.items(), (bad, good), strict=True):
-        for style, (delta, curve) in zip(("-", "--", ":"), table.items(), strict=False):
-            label = rf"{key} action, {sign}, $\delta_{{\rm Down}}={delta:g}$"
-            weights.plot(a, curve, style, color=colour, label=label)
-        zones.semilogx(roots["delta"], roots[key], color=colour, label=f"crossover, {sign}")
+        for style, curve in zip(styles, table.values(), strict=False):
+            weights.plot(a, curve, style, color=colour)
+        zones.semilogx(roots["delta"], roots[key], color=colour, label=f"{key} action, {sign}")
+    for style, delta in zip(styles, bad, strict=False):
+        weights.plot([], [], style, color="k", label=rf"$\delta_{{\rm Down}}={delta:g}$")
     zones.fill_between(
-        roots["delta"], 0, r, color="#DDDDDD", lw=0, label=r"sign changed, $\sqrt{2\delta}$ ($A<0$)"
+        roots["delta"], 0, r, color="#DDDDDD", lw=0, label=r"bad actions with the sign of good ones"
     )
     zones.plot(roots["delta"], 1 + r / 2, label=r"$1\pm\sqrt{2\delta}/2$", **DOTTED)
     zones.plot(roots["delta"], 1 - r / 2, **DOTTED)
@@ -249,13 +250,11 @@ def reweighting(a: ArrayLike, bad: Curves, good: Curves, roots: pd.DataFrame) ->
     weights.axvspan(0, 1, color="#F3F3F3", lw=0, zorder=0)
     weights.annotate("roles\nswapped", (0.97, -0.52), ha="right", fontsize=7, color="#555555")
     weights.set(xlim=(0, np.max(a)), ylim=(-0.6, 2.6))
-    weights.legend(loc="upper left", bbox_to_anchor=(1 / np.max(a), 1.02), fontsize=6, borderpad=0)
-    zones.set_ylim(0, 2.1)
-    zones.legend(loc="upper left", fontsize=6.5)
+    zones.set_ylim(0, 2)
     distance = r"$|a|$ [standard deviations]"
     say(weights, r"weight $\tilde g/g$ of an action", distance, r"$\tilde g/g$")
-    say(zones, "where the statement turns", r"$\delta_{\rm Down}$ [nats]", distance)
-    return fig
+    say(zones, "where the weight is one", r"$\delta_{\rm Down}$ [nats]", distance)
+    return legend(fig)
 
 
 def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[str, ArrayLike]) -> Figure:

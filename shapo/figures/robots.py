@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.scale import SymmetricalLogScale
 from numpy.typing import ArrayLike
 
 from shapo.figures.curves import curves
@@ -34,10 +35,13 @@ def gradient_check(checks: pd.DataFrame, errors: pd.DataFrame) -> Figure:
             part = rows[rows.converged == converged]
             style = {"mec": look.colour, "mfc": fill, "mew": 0.5, "alpha": 0.7}
             axis.plot(part.difference, part.gradient, look.marker, ms=3, **style)
+        decade = 10.0 ** np.floor(np.log10(rows.difference.abs().max()))
         linear = {"linthresh": float(rows.difference.abs().quantile(0.3)) or 1.0, "linscale": 0.5}
-        axis.set_xscale("symlog", **linear)
-        axis.set_yscale("symlog", **linear)
-        axis.axline((0, 0), (1, 1), color="k", lw=0.7, ls=":")
+        axis.axline((0, 0), (decade / 10, decade / 10), color="k", lw=0.7, ls=":")
+        axis.set(xscale=SymmetricalLogScale(axis, **linear), yscale=SymmetricalLogScale(axis, **linear))
+        axis.set(xticks=(ticks := [-decade / 10, 0, decade / 10, decade]), yticks=ticks)
+        for way in (axis.xaxis, axis.yaxis):
+            way.set_major_formatter("{x:g}")
         say(axis, task, "central difference", "gradient")
     by_task = errors.groupby("task", sort=False)
     curves(axes[2], {task: [rows.set_index("horizon").error] for task, rows in by_task}, chosen)
