@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from gymnasium.spaces import Box
 
 from shapo import algorithms, sharpness
 from shapo.algorithms import ALGORITHMS, TrustRegion
@@ -124,6 +125,25 @@ class Config(RunConfig):
         """
         run = self.resolved
         return run.algorithm.wrap(make_env(self.task, num_envs=num_envs, seed=seed), run.cost_limit)
+
+    def bounded(self, action: np.ndarray, space: Box) -> np.ndarray:
+        """Of a task of the user's, a policy's −1 and 1 are the bounds; other environments bound it themselves."""
+        if not isinstance(task_of(self.task), OwnTask):
+            return action
+        finite = np.isfinite(space.low) & np.isfinite(space.high)
+        low, high = np.where(finite, space.low, -1.0), np.where(finite, space.high, 1.0)
+        bound = np.where(finite, 1.0, np.inf)
+        scaled = (low + high) / 2 + (high - low) / 2 * np.clip(action.reshape(space.shape), -bound, bound)
+        return scaled.astype(space.dtype)
+
+    def cost_of(self, info: dict, terminated: bool) -> float:
+        """The task's: 1 for a fall where falls are what fails, a function of the user's, or info["cost"]."""
+        task = task_of(self.task)
+        cost = getattr(task, "cost", None)
+        if callable(cost):
+            return float(cost(info))
+        falls = cost == "termination" or (cost is None and task.failure_metric == "cumulative failures")
+        return float(terminated) if falls else float(info.get("cost", 0.0))
 
     def trainer(self) -> Trainer:
         """What `shapo.train` trains this config with."""

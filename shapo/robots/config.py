@@ -160,6 +160,7 @@ class RobotConfig(RunConfig):
         "return": "episode_return", "length": "episode_length", "reward": "reward", "m/s": "forward_velocity",
     }  # fmt: skip
     checkpoint_seconds: ClassVar[float] = 1.0
+    undifferentiated: ClassVar[dict[str, Any]] = {"gradients": False}
     episode_columns: ClassVar[tuple[str, ...]] = ("steps", "env", "return", "length", "failed", "diverged")
     shipped_networks: ClassVar[tuple[str, ...]] = ("theta", "target_phi", "normalizer/", "policy/")  # 0.1 MB
 

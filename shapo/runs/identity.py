@@ -24,6 +24,16 @@ class RunConfig:
     vocabulary: ClassVar[dict[str, Any]]  # name -> class of everything that a description of it may hold
     shipped_networks: ClassVar[tuple[str, ...]] = ()  # how names begin of arrays that ship with results
 
+    undifferentiated: ClassVar[dict[str, Any]] = {}  # what `make_env` is told where nothing is differentiated
+
+    def bounded(self, action: Any, space: Any) -> Any:
+        """A policy's action as an environment of gymnasium takes it."""
+        return action
+
+    def cost_of(self, info: dict, terminated: bool) -> float:
+        """Of a step of an environment of gymnasium."""
+        return float(info.get("cost", 0.0))
+
     @property
     def resolved(self) -> RunConfig:
         """The config as it is run, with the task's own value in every field left None: what `identity` names."""

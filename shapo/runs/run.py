@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from shapo.runs.evaluate import evaluate
 from shapo.runs.identity import RunConfig
 from shapo.runs.shipped import CorruptPackError, Pack, pack_of
 from shapo.runs.store import (
@@ -163,6 +164,16 @@ class Run:
     def actor(self) -> Any:  # an `algorithms.networks.Policy`, or a `robots.policy.RobotPolicy`
         """The trained policy, ready to roll out. Raises FileNotFoundError where there is none, or none is shipped."""
         return self.config.policy(self.networks)
+
+    def evaluate(
+        self, episodes: int = 20, deterministic: bool = True, seed: int = 0, env: Any = None
+    ) -> pd.DataFrame:
+        """Episodes of the trained policy, a row each: env, return, cost (0 where there is none), length, failed.
+
+        deterministic: by the policy's mode, or by samples. seed: of environments and samples; environment i begins from
+        `seed + i`. env: one of gymnasium's, or several together, in place of the task's own; episode k from `seed + k`.
+        """
+        return evaluate(self.config, self.actor, episodes, deterministic, seed, env)
 
     def load(self) -> tuple[dict[str, np.ndarray], dict]:
         """(arrays, meta) of the checkpoint, not to be changed. Raises CorruptCheckpointError, FileNotFoundError."""
