@@ -35,6 +35,7 @@ PANELS = {
 STEPS = "environment steps"
 POINTS = 150  # of a curve, at the most
 Series = Mapping[str, Sequence[pd.Series]]  # label -> a series over x per seed
+Progress = Mapping[str, Sequence[pd.DataFrame]]  # label -> a table per seed
 
 
 def curves(
@@ -49,14 +50,13 @@ def curves(
         seeds = [seed[np.isfinite(seed)].rolling(window, 1).mean() for seed in seeds]
         if not (seeds := [seed for seed in seeds if len(seed)]):
             continue
-        table = (
-            pd.concat(seeds, axis=1).sort_index().interpolate(method="index", limit_area="inside").dropna()
-        )
+        table = pd.concat(seeds, axis=1).sort_index()
+        table = table.interpolate(method="index", limit_area="inside").dropna()
         table = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(len(table), POINTS)).astype(int))]
         every = max(1, len(table) // 7)
         sns.lineplot(
             x=np.repeat(table.index.to_numpy(float), table.shape[1]), y=table.to_numpy().ravel(), ax=axis,
-            estimator=middle, errorbar=("pi", 50), err_kws={"alpha": 0.18, "lw": 0}, label=label, legend=False,
+            estimator=middle, errorbar=("pi", 50), err_kws={"alpha": 0.13, "lw": 0}, label=label, legend=False,
             marker=chosen[label].marker, ms=3.5, mew=0, markevery=(place * every // 5 % every, every),
             **chosen[label].line,
         )  # fmt: skip
@@ -85,12 +85,12 @@ def grid(
     return fig, axes
 
 
-def over_steps(tables: Mapping[str, Sequence[pd.DataFrame]], column: str, steps: str = "steps") -> Series:
+def over_steps(tables: Progress, column: str, steps: str = "steps") -> Series:
     return {label: [table.set_index(steps)[column] for table in seeds] for label, seeds in tables.items()}
 
 
 def learning_curves(
-    progress_by_label: Mapping[str, Sequence[pd.DataFrame]],
+    progress_by_label: Progress,
     cost_limit: float | None = None,
     panels: Mapping[str, str] = PANELS,
     steps: str = "steps",
@@ -104,13 +104,16 @@ def learning_curves(
     window: rows of progress over which a curve is averaged, backwards.
     Raises ValueError when a table lacks a column.
     """
-    for label, tables in progress_by_label.items():
-        if missing := {steps, *panels} - set.intersection(*(set(table.columns) for table in tables)):
+    every = [(label, table) for label, tables in progress_by_label.items() for table in tables]
+    if not every:
+        raise ValueError("progress_by_label must hold at least one table; got none")
+    for label, table in every:
+        if missing := {steps, *panels} - set(table.columns):
             raise ValueError(
-                f"progress of {label!r} has no column {sorted(missing)}; it has {list(tables[0].columns)}"
+                f"progress of {label!r} has no column {sorted(missing)}; it has {list(table.columns)}"
             )
-    every = pd.concat([table for tables in progress_by_label.values() for table in tables])
-    shown = [column for column in panels if every[column].nunique() > 1] or list(panels)
+    together = pd.concat([table for _, table in every])
+    shown = [column for column in panels if together[column].nunique() > 1] or list(panels)
     series = {panels[column]: over_steps(progress_by_label, column, steps) for column in shown}
     fig, axes = grid(series, STEPS, like=like, window=window)
     if "episode_cost" in shown and cost_limit is not None:
@@ -141,9 +144,7 @@ def validation(table: pd.DataFrame, cost_limit: float) -> Figure:
 
 
 def kl_of_perturbations(
-    progress: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]],
-    delta_down: Mapping[str, float],
-    swept: Sequence[str] = (),
+    progress: Mapping[str, Progress], delta_down: Mapping[str, float], swept: Sequence[str] = ()
 ) -> Figure:
     """Over training: how far each perturbed policy is from π₀, and what it loses there per distance.
 
@@ -166,18 +167,17 @@ def kl_of_perturbations(
             drawn[f"{task}: loss per distance"] = over_steps(tables, "loss")
     if not drawn:
         raise ValueError("progress must hold runs with a perturbed actor; got none")
-    labels = [
+    labels = (
         r"KL$(\pi_0\,\|\,\pi_{\theta_0+\varepsilon})$ [nats]",
-        r"$-L(\theta_0+\varepsilon)\,/\,\sqrt{2\,{\rm KL}}$",
-    ]
+        r"$-L(\theta_0+\varepsilon)/\sqrt{2\,{\rm KL}}$",
+    )
     rows, names = len(drawn) // 2, dict.fromkeys(name for series in drawn.values() for name in series)
     chosen = ordered(swept) | looks([name for name in names if name not in swept])
     fig, axes = grid(drawn, STEPS, labels, size=(PAGE, 2.0 * rows + 0.6), rows=rows, chosen=chosen)
     for title, axis in zip(drawn, axes, strict=True):
         if title.endswith(": distance"):
-            axis.axhline(
-                delta_down[title.removesuffix(": distance")], **LIMIT | {"label": r"$\delta_{\rm Down}$"}
-            )
+            radius = delta_down[title.removesuffix(": distance")]
+            axis.axhline(radius, **LIMIT | {"label": r"$\delta_{\rm Down}$"})
             axis.set_yscale("log")
         else:
             axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
@@ -222,7 +222,7 @@ def autocorrelations(
     return legend(fig)
 
 
-def effective_samples(progress: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
+def effective_samples(progress: Progress) -> Figure:
     """(a) τ_t and (b) n_eff,t = n_t/τ_t over training.
 
     progress: label -> progress tables of seeds with columns steps, autocorrelation_time, n_eff.

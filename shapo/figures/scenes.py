@@ -13,27 +13,22 @@ from numpy.typing import ArrayLike
 
 from shapo.figures.style import BLUE, COLUMN, GREEN, ORANGE, RED, canvas, say
 
+HAZARD, GOAL, AGENT = 0.2, 0.3, 0.1  # radii, metres
 PAID = {"marker": "x", "ls": "", "ms": 5, "mew": 1.4, "color": RED, "zorder": 4}
 
 
 def trajectory(
-    positions: ArrayLike,
-    goals: ArrayLike,
-    hazards: ArrayLike,
-    cost: ArrayLike,
-    hazard_radius: float = 0.2,
-    goal_radius: float = 0.3,
-    title: str = "",
+    positions: ArrayLike, goals: ArrayLike, hazards: ArrayLike, cost: ArrayLike, title: str = ""
 ) -> Figure:
     """An episode from above: the path, the goals reached in turn, the hazards, and a cross where cost was paid.
 
     positions, goals: (T, 2) metres. hazards: (k, 2). cost: (T,) per step.
     """
     positions, goals, cost = (np.asarray(x, dtype=float) for x in (positions, goals, cost))
-    fig, axis = _arena(positions, goals, hazards, hazard_radius, title)
+    fig, axis = _arena(positions, goals, hazards, title)
     visited = goals[np.r_[True, np.any(np.diff(goals, axis=0) != 0, axis=1)]]
     for number, goal in enumerate(visited, 1):
-        axis.add_patch(Circle(goal, goal_radius, color=GREEN, alpha=0.25, lw=0))
+        axis.add_patch(Circle(goal, GOAL, color=GREEN, alpha=0.25, lw=0))
         axis.annotate(str(number), goal, ha="center", va="center", fontsize=7, weight="bold", color="#00553F")
     segments = np.stack([positions[:-1], positions[1:]], axis=1)
     path = LineCollection(segments, cmap="cividis", array=np.arange(len(segments)), lw=1.2)
@@ -50,22 +45,19 @@ def trajectory_animation(
     goals: ArrayLike,
     hazards: ArrayLike,
     cost: ArrayLike,
-    hazard_radius: float = 0.2,
-    goal_radius: float = 0.3,
-    agent_radius: float = 0.1,
-    frames: int = 100,
     title: str = "",
+    frames: int = 100,
 ) -> animation.FuncAnimation:
     """The same episode as `trajectory`, moving; show it with `HTML(result.to_jshtml())`.
 
     frames: number of pictures the T steps are thinned to. Cost between two pictures is not lost.
     """
     positions, goals, cost = (np.asarray(x, dtype=float) for x in (positions, goals, cost))
-    fig, axis = _arena(positions, goals, hazards, hazard_radius, title)
+    fig, axis = _arena(positions, goals, hazards, title)
     (trail,) = axis.plot([], [], color=BLUE, lw=1.2, alpha=0.7)
     (paid,) = axis.plot([], [], label="cost paid", **PAID)
-    goal = axis.add_patch(Circle(goals[0], goal_radius, color=GREEN, alpha=0.5, lw=0))
-    agent = axis.add_patch(Circle(positions[0], agent_radius, color=BLUE, zorder=5, lw=0))
+    goal = axis.add_patch(Circle(goals[0], GOAL, color=GREEN, alpha=0.5, lw=0))
+    agent = axis.add_patch(Circle(positions[0], AGENT, color=BLUE, zorder=5, lw=0))
     caption = axis.set_title(" ", loc="left")
     fig.legend(loc="outside lower center", ncols=4, columnspacing=1, handletextpad=0.3, handlelength=1.2)
     prefix = f"{title}: " if title else ""
@@ -93,14 +85,14 @@ def animated(fig: Figure, draw, frames, interval: float, dpi: float = 100) -> an
     return result
 
 
-def _arena(positions, goals, hazards, hazard_radius, title) -> tuple[Figure, Axes]:
+def _arena(positions, goals, hazards, title) -> tuple[Figure, Axes]:
     if not (positions.shape == goals.shape and positions.ndim == 2 and positions.shape[1] == 2):
         raise ValueError(
             f"positions and goals must both be (T, 2); they are {positions.shape} and {goals.shape}"
         )
     fig, (axis,) = canvas(COLUMN, 3.5)
     hazards = np.asarray(hazards, dtype=float).reshape(-1, 2)
-    circles = [Circle(hazard, hazard_radius) for hazard in hazards]
+    circles = [Circle(hazard, HAZARD) for hazard in hazards]
     axis.add_collection(PatchCollection(circles, color=ORANGE, alpha=0.45, lw=0))
     axis.plot([], [], "o", color=ORANGE, alpha=0.45, mew=0, label="hazard")
     axis.plot([], [], "o", color=GREEN, alpha=0.4, mew=0, label="goal")
