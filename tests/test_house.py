@@ -11,6 +11,7 @@ import textwrap
 import tomllib
 from dataclasses import dataclass
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import nbformat
@@ -217,17 +218,41 @@ BELOW = {  # room -> what it may import, of shapo
 }
 
 
-def test_rooms_import_downwards_only():
-    for path in (ROOT / "shapo").rglob("*.py"):
-        parts = path.relative_to(ROOT / "shapo").with_suffix("").parts
-        if parts == ("__init__",):
-            continue
-        assert parts[0] in BELOW, f"{path.name} lies outside every room"
-        for node in ast.walk(ast.parse(path.read_text())):
+@cache
+def imports(deferred: bool) -> dict[str, set[str]]:
+    """Module of the package -> those it names in its imports; deferred: also those inside functions."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "shapo").rglob("*.py")
+    }
+    found = {}
+    for module, path in files.items():
+        found[module] = set()
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree) if deferred else tree.body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 assert not node.level, f"{path}: imports are absolute"
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
-            rooms = {name.split(".")[1] for name in names if name.startswith("shapo.")}
-            above = rooms - BELOW[parts[0]] - {parts[0]}
-            assert not above, f"{'/'.join(parts)} imports {above}"
+            ours = [name for name in names if name.partition(".")[0] == "shapo"]
+            found[module] |= {name if name in files else name.rpartition(".")[0] for name in ours}
+    return found
+
+
+def test_rooms_import_downwards_only():
+    for module, named in imports(deferred=True).items():
+        if module == "shapo":
+            continue
+        room = module.split(".")[1]
+        assert room in BELOW, f"{module} lies outside every room"
+        above = {name.split(".")[1] for name in named} - BELOW[room] - {room}
+        assert not above, f"{module} imports {above}"
+
+
+def test_imports_go_round_in_no_circle():
+    TopologicalSorter(imports(deferred=False)).prepare()  # raises CycleError
+
+
+def test_nothing_lies_flat_but_the_method_and_the_checks():
+    flat = {path.name for path in (ROOT / "shapo").glob("*.py")}
+    assert flat == {"__init__.py", "checks.py", "sharpness.py"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -12,14 +12,12 @@ from gymnasium.spaces import Box
 from shapo import algorithms, sharpness
 from shapo.algorithms import ALGORITHMS, TrustRegion
 from shapo.algorithms.networks import GaussianActor, Policy, RunningNormalizer
+from shapo.algorithms.trainer import Trainer
 from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, check, optional, perturbation, whole
 from shapo.envs import OwnTask, VectorEnv, make_env, task_of
 from shapo.runs.identity import RunConfig, describe
 from shapo.runs.store import unprefixed
 from shapo.sharpness import EuclideanSAM, Perturbation
-
-if TYPE_CHECKING:
-    from shapo.algorithms.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -147,8 +145,6 @@ class Config(RunConfig):
 
     def trainer(self) -> Trainer:
         """What `shapo.train` trains this config with."""
-        from shapo.algorithms.trainer import Trainer  # which needs this module
-
         return Trainer(self)
 
     def policy(self, arrays: dict[str, np.ndarray]) -> Policy:

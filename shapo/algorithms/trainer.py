@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from shapo.algorithms.advantages import Batch, Rollout, collect, make_batch
-from shapo.algorithms.config import Config
 from shapo.algorithms.critics import Critics
 from shapo.algorithms.fisher import GaussianFisher
 from shapo.algorithms.networks import GaussianActor, RunningNormalizer
 from shapo.checks import NonFiniteError, try_out
-from shapo.runs.store import pack_tables, prefixed, restore_rng, rng_state, unpack_tables, unprefixed
+from shapo.runs.identity import RunConfig
+from shapo.runs.store import prefixed, unprefixed
 from shapo.runs.train import seeded_torch
+from shapo.runs.trainer import RunTrainer, mean
 
 WINDOW = 50  # J_C is the mean cost of this many finished episodes
 
 
-class Trainer:
+class Trainer(RunTrainer):
     """The loop of on-policy safe RL: roll out, move the multiplier, move the actor, fit the critics."""
 
-    def __init__(self, config: Config):
-        config = config.resolved
-        self.config, self.algorithm = config, config.algorithm
-        seeds = np.random.SeedSequence(config.seed)
-        networks, actions, minibatches = (np.random.default_rng(child) for child in seeds.spawn(3))
-        self.action_rng, self.minibatch_rng = actions, minibatches
-        self.env = config.make_env(config.num_envs, seed=int(seeds.generate_state(1)[0] >> 1))
+    def __init__(self, config: RunConfig):
+        totals = {"total_cost": 0.0, "failures": 0}
+        super().__init__(config, ("return", "cost"), totals, ("action", "minibatch"))
+        config, networks = self.config, self.networks_rng
         obs_dim, act_dim = self.env.single_observation_space.shape[0], self.env.single_action_space.shape[0]
         self.actor = GaussianActor(obs_dim, act_dim, config.hidden_sizes, networks)
         self.critics = Critics(
@@ -46,11 +46,6 @@ class Trainer:
         if config.actor is not None:
             with seeded_torch(config.seed):
                 try_out(config.actor, GaussianFisher(self.actor, self.normalizer(self.observation)))
-        self.running = np.zeros((3, config.num_envs))  # return, cost, length of the episodes under way
-        self.epoch, self.totals = 0, {"total_cost": 0.0, "failures": 0}
-        self.progress: list[dict] = []
-        self.episodes: list[dict] = []
-        self.timing: list[dict] = []
 
     def next_batch(self) -> tuple[Batch, list[dict], float]:
         """Rolls the policy out for an epoch and moves the multiplier: (batch, episodes that ended, J_C)."""
@@ -63,13 +58,10 @@ class Trainer:
             self.running[:] = 0
         rollout, self.observation = collect(
             self.env, self.actor, self.normalizer, self.observation,
-            config.steps_per_epoch // config.num_envs, self.action_rng,
+            config.steps_per_epoch // config.num_envs, self.rngs["action"],
         )  # fmt: skip
-        finished, recent = self._finished_episodes(rollout), self.episodes[-WINDOW:]
-        mean_cost, mean_length = (
-            float(np.mean([episode[key] for episode in recent])) if recent else np.nan
-            for key in ("cost", "length")
-        )
+        finished, recent = self.account(rollout), self.episodes[-WINDOW:]
+        mean_cost, mean_length = mean(recent, "cost"), mean(recent, "length")
         if recent:
             self.algorithm_state = self.algorithm.observe(self.algorithm_state, mean_cost, config.cost_limit)
         batch = make_batch(
@@ -95,7 +87,7 @@ class Trainer:
         self.critics.fit(
             batch.observation,
             batch.target,
-            self.minibatch_rng,
+            self.rngs["minibatch"],
             passes=config.critic_passes,
             minibatch_size=config.minibatch_size,
             sam=config.critic,
@@ -104,70 +96,37 @@ class Trainer:
         for name, network in (("actor", self.actor), ("critics", self.critics)):
             if not torch.isfinite(network.theta).all():
                 raise NonFiniteError(f"parameters of the {name} became non-finite")
-
-        self.epoch += 1
         row = {
-            "epoch": self.epoch, "steps": samples, "episodes": len(finished),
-            "episode_return": np.mean([e["return"] for e in finished]) if finished else np.nan,
-            "episode_cost": np.mean([e["cost"] for e in finished]) if finished else np.nan,
-            "J_C": mean_cost, **self.totals, "cost_rate": self.totals["total_cost"] / samples,
+            "episodes": len(finished), "episode_return": mean(finished, "return"),
+            "episode_cost": mean(finished, "cost"), "J_C": mean_cost, **self.totals,
+            "cost_rate": self.totals["total_cost"] / samples,
             "lagrangian_multiplier": self.algorithm_state.get("lagrangian_multiplier", np.nan),
             **actor_log, "std": float(self.actor.log_std().exp().mean()),
         }  # fmt: skip
-        self.progress.append(row)
-        rollout_s, actor_s, critics_s = np.diff(clock)
-        self.timing.append(
-            {"rollout": rollout_s, "actor": actor_s, "critics": critics_s, "total": clock[-1] - clock[0]}
-        )
-        return row
+        seconds = dict(zip(("rollout", "actor", "critics"), np.diff(clock), strict=True))
+        return self.finish_epoch(row, seconds | {"total": clock[-1] - clock[0]})
 
-    def _finished_episodes(self, rollout: Rollout) -> list[dict]:
-        """Accounts for every step once; appends the episodes that ended, in the order of time."""
-        finished, start = [], self.epoch * self.config.steps_per_epoch
-        done = rollout.terminated | rollout.truncated
-        for t in range(len(done)):
-            self.running += (rollout.reward[t], rollout.cost[t], np.ones(done.shape[1]))
-            for i in np.flatnonzero(done[t]):
-                episode_return, cost, length = self.running[:, i]
-                finished.append(
-                    {
-                        "steps": start + (t + 1) * done.shape[1], "env": int(i), "return": episode_return, "cost": cost,
-                        "length": int(length), "failed": bool(rollout.terminated[t, i]),
-                    }
-                )  # fmt: skip
-                self.running[:, i] = 0
+    def account(self, rollout: Rollout) -> list[dict]:
+        """Adds up cost and episodes; returns the episodes that ended."""
         self.totals["total_cost"] += float(rollout.cost.sum())
-        self.totals["failures"] += sum(episode["failed"] for episode in finished)
-        self.episodes += finished
-        return finished
+        steps, done = {"return": rollout.reward, "cost": rollout.cost}, rollout.terminated | rollout.truncated
+        return self.finish_episodes(steps, done, failed=rollout.terminated)
 
     def _parts(self) -> dict:
         return {"env": self.env, "actor": self.actor, "critics": self.critics, "normalizer": self.normalizer}
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
-        """Everything the next epoch depends on and everything recorded: (arrays, JSON-able values)."""
-        arrays = {"observation": self.observation, "running": self.running}
+        arrays, meta = super().state()
+        arrays["observation"] = self.observation
         for name, part in self._parts().items():
             arrays |= prefixed(name, part.state_dict())
-        tables = {"progress": self.progress, "episodes": self.episodes, "timing": self.timing}
-        meta = {
-            "epoch": self.epoch, "totals": self.totals, "algorithm": self.algorithm_state,
-            "action_rng": rng_state(self.action_rng), "minibatch_rng": rng_state(self.minibatch_rng),
-        }  # fmt: skip
-        return arrays | pack_tables(tables), meta
+        return arrays, meta | {"algorithm": self.algorithm_state}
 
-    def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
-        """Back to a state that `state` returned."""
+    def restore(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        super().restore(arrays, meta)
         for name, part in self._parts().items():
             part.load_state_dict(unprefixed(name, arrays))
-        self.observation, self.running = arrays["observation"].copy(), arrays["running"].copy()
-        self.epoch, self.totals = meta["epoch"], dict(meta["totals"])
+        self.observation = arrays["observation"].copy()
         self.algorithm_state = {
             k: tuple(v) if isinstance(v, list) else v for k, v in meta["algorithm"].items()
         }
-        self.action_rng, self.minibatch_rng = (
-            restore_rng(meta["action_rng"]),
-            restore_rng(meta["minibatch_rng"]),
-        )
-        for name, table in unpack_tables(arrays).items():
-            setattr(self, name, table.to_dict("records"))

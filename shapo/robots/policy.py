@@ -1,4 +1,4 @@
-"""A trained robot's policy."""
+"""A trained robot's policy, and a film of what it does."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from shapo.algorithms.networks import Acts, RunningNormalizer
-from shapo.robots.config import RobotConfig
+from shapo.checks import whole
+from shapo.robots.env import DifferentiableEnv
 from shapo.robots.networks import ClippedActor, SquashedActor
 from shapo.robots.simulator.robots import ROBOTS
+from shapo.runs.identity import RunConfig
 from shapo.runs.store import unprefixed
 
 
@@ -46,7 +48,7 @@ class RobotPolicy(Acts):
         return self.actor(self.theta, scaled, noise)
 
 
-def shac_policy(config: RobotConfig, arrays: dict[str, np.ndarray]) -> RobotPolicy:
+def shac_policy(config: RunConfig, arrays: dict[str, np.ndarray]) -> RobotPolicy:
     """The policy in a checkpoint of SHAC."""
     robot = ROBOTS[config.task]
     actor = SquashedActor(robot.observations, config.algorithm.actor_hidden_sizes, robot.actions)
@@ -55,7 +57,7 @@ def shac_policy(config: RobotConfig, arrays: dict[str, np.ndarray]) -> RobotPoli
     return RobotPolicy(actor, arrays["theta"], normalizer.mean, normalizer.scale)
 
 
-def ppo_policy(config: RobotConfig, arrays: dict[str, np.ndarray]) -> RobotPolicy:
+def ppo_policy(config: RunConfig, arrays: dict[str, np.ndarray]) -> RobotPolicy:
     """The policy in a checkpoint of PPO, as stable-baselines3 would act with it."""
     robot, weights = ROBOTS[config.task], unprefixed("policy", arrays)
     actor = ClippedActor(robot.observations, config.algorithm.actor_hidden_sizes, robot.actions)
@@ -64,3 +66,21 @@ def ppo_policy(config: RobotConfig, arrays: dict[str, np.ndarray]) -> RobotPolic
     theta = np.concatenate([weights[name].ravel() for name in names])
     scale = 1 / np.sqrt(arrays["normalizer/var"] + 1e-8)
     return RobotPolicy(actor, theta, arrays["normalizer/mean"], scale, clip=10.0)
+
+
+@torch.no_grad()
+def film(policy: RobotPolicy, task: str, steps: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """An episode by the policy's mode, until it ends or for `steps` control steps: where the robot's limbs are.
+
+    Returns what `figures.robot_frames` and `robot_animation` draw: ends (T, k, 2, 3) of its capsules before each step,
+    in metres, and their radii (k,).
+    """
+    env = DifferentiableEnv(task, num_envs=1, seed=seed, gradients=False)
+    observation, frames = env.reset(), []
+    for _ in range(whole(1)("steps", steps)):
+        limbs, radii = env.simulator.skeleton(env.q)
+        frames.append(limbs[0])
+        observation, _, terminated, truncated, _ = env.step(policy(observation))
+        if terminated[0] or truncated[0]:
+            break
+    return np.array(frames), radii

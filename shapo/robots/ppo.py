@@ -18,9 +18,9 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from shapo.checks import NonFiniteError
-from shapo.robots.config import RobotConfig
 from shapo.robots.env import DifferentiableEnv
 from shapo.robots.trainer import RobotTrainer, Window
+from shapo.runs.identity import RunConfig
 from shapo.runs.store import prefixed, unprefixed
 from shapo.runs.train import seeded_torch
 
@@ -89,9 +89,9 @@ def _seeded(*entropy: int) -> Iterator[None]:
 class PPOTrainer(RobotTrainer):
     """stable-baselines3's `learn`, an iteration at a time."""
 
-    def __init__(self, config: RobotConfig):
-        super().__init__(config, gradients=False)
-        ppo, self.robots = config.algorithm, RobotVecEnv(self.env)
+    def __init__(self, config: RunConfig):
+        super().__init__(config)
+        ppo, self.robots = self.algorithm, RobotVecEnv(self.env)
         self.scaled = VecNormalize(self.robots, gamma=ppo.gamma)  # observations and rewards
         networks = {"pi": list(ppo.actor_hidden_sizes), "vf": list(ppo.critic_hidden_sizes)}
         with _seeded(config.seed):
@@ -125,9 +125,8 @@ class PPOTrainer(RobotTrainer):
                 raise NonFiniteError("parameters of the actor or the critic became non-finite")
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
-        """Everything the next iteration depends on and everything recorded: (arrays, JSON-able values)."""
-        place, rng = self.place()
-        arrays = self.record() | prefixed("env", place) | prefixed("returns", _moments(self.scaled.ret_rms))
+        arrays, meta = super().state()
+        arrays |= prefixed("returns", _moments(self.scaled.ret_rms))
         arrays |= prefixed("normalizer", _moments(self.scaled.obs_rms))
         arrays["discounted"] = self.scaled.returns.copy()
         if self.epoch:
@@ -139,15 +138,10 @@ class PPOTrainer(RobotTrainer):
             arrays |= prefixed(
                 f"adam/{index}", {name: value.numpy().copy() for name, value in moments.items()}
             )
-        meta = {
-            "epoch": self.epoch, "totals": self.totals, "env_rng": rng,
-            "num_timesteps": self.model.num_timesteps, "n_updates": self.model._n_updates,
-        }  # fmt: skip
-        return arrays, meta
+        return arrays, meta | {"num_timesteps": self.model.num_timesteps, "n_updates": self.model._n_updates}
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
-        """Back to a state that `state` returned."""
-        self.put((unprefixed("env", arrays), meta["env_rng"]))
+        super().restore(arrays, meta)
         for name, statistics in (("normalizer", self.scaled.obs_rms), ("returns", self.scaled.ret_rms)):
             for field, value in unprefixed(name, arrays).items():
                 setattr(statistics, field, value.copy())
@@ -165,7 +159,6 @@ class PPOTrainer(RobotTrainer):
             moments.setdefault(int(index), {})[moment] = torch.from_numpy(value.copy())
         optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
         self.model.num_timesteps, self.model._n_updates = meta["num_timesteps"], meta["n_updates"]
-        self.load_record(arrays, meta)
 
 
 def _moments(statistics) -> dict[str, np.ndarray]:

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from shapo.algorithms.networks import RunningNormalizer
 from shapo.checks import NonFiniteError, epsilon_of, try_out
-from shapo.robots.config import RobotConfig
 from shapo.robots.env import DifferentiableEnv
 from shapo.robots.networks import NormedMLP, SquashedActor
 from shapo.robots.trainer import RobotTrainer, Window
-from shapo.runs.store import prefixed, restore_rng, rng_state, unprefixed
+from shapo.runs.identity import RunConfig
+from shapo.runs.store import prefixed, unprefixed
 from shapo.runs.train import seeded_torch
 from shapo.sharpness import Euclidean, sharpness_aware_gradient
 
@@ -50,12 +50,11 @@ def td_lambda_targets(
 class SHACTrainer(RobotTrainer):
     """SHAC's loop: roll out a window, step the actor along its gradient, fit the critic."""
 
-    def __init__(self, config: RobotConfig):
-        super().__init__(config, gradients=True)
+    def __init__(self, config: RunConfig):
+        super().__init__(config, ("noise", "minibatch"), gradients=True)
         few = config.ascent_envs
         self.ascent_env = config.make_env(few) if few else self.env
-        networks, self.noise_rng, self.minibatch_rng = self.rngs
-        robot, shac = self.env.robot, self.algorithm
+        robot, shac, networks = self.env.robot, self.algorithm, self.networks_rng
         self.actor = SquashedActor(robot.observations, shac.actor_hidden_sizes, robot.actions)
         self.critic = NormedMLP((robot.observations, *shac.critic_hidden_sizes, 1))
         self.theta = self.actor.initialise(networks).requires_grad_()
@@ -110,7 +109,7 @@ class SHACTrainer(RobotTrainer):
     def update_actor(self) -> tuple[Window, dict]:
         """One step of the actor; returns the window that training goes on from, and what to record."""
         shac, start = self.algorithm, self.place()
-        noise = self.noise_rng.standard_normal((shac.horizon, *self.env.action.shape), np.float32)
+        noise = self.rngs["noise"].standard_normal((shac.horizon, *self.env.action.shape), np.float32)
         noise = torch.from_numpy(noise)
         windows, after, seconds = [], [], {"rollout": 0.0, "actor": 0.0}
         theta, perturbation, few = self.theta.detach(), self.config.actor, self.config.ascent_envs
@@ -162,7 +161,7 @@ class SHACTrainer(RobotTrainer):
             ).flatten()
         for _ in range(shac.critic_passes):
             losses = []
-            order = torch.from_numpy(self.minibatch_rng.permutation(len(target)))
+            order = torch.from_numpy(self.rngs["minibatch"].permutation(len(target)))
             for index in order.chunk(shac.critic_minibatches):
                 error = self.critic(self.phi, observation[index]).squeeze(-1) - target[index]
                 loss = error.square().mean()
@@ -206,17 +205,12 @@ class SHACTrainer(RobotTrainer):
                 raise NonFiniteError(f"parameters of the {name} became non-finite")
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
-        """Everything the next iteration depends on and everything recorded: (arrays, JSON-able values)."""
-        place, rng = self.place()
-        arrays = self.record() | prefixed("env", place) | prefixed("normalizer", self.normalizer.state_dict())
+        arrays, meta = super().state()
+        arrays |= prefixed("normalizer", self.normalizer.state_dict())
         for name in ("theta", "phi", "target_phi"):
             arrays[name] = getattr(self, name).detach().numpy().copy()
         for name, optimizer in self.optimizers.items():
             arrays |= prefixed(f"adam_{name}", _moments(optimizer))
-        meta = {
-            "epoch": self.epoch, "totals": self.totals, "env_rng": rng,
-            "noise_rng": rng_state(self.noise_rng), "minibatch_rng": rng_state(self.minibatch_rng),
-        }  # fmt: skip
         return arrays, meta
 
     def load_networks(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -228,17 +222,12 @@ class SHACTrainer(RobotTrainer):
         self._freeze_normaliser()
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
-        """Back to a state that `state` returned."""
-        self.put((unprefixed("env", arrays), meta["env_rng"]))
+        super().restore(arrays, meta)
         self.load_networks(arrays)
         with torch.no_grad():
             self.phi.copy_(torch.from_numpy(arrays["phi"]))
         for name, optimizer in self.optimizers.items():
             _set_moments(optimizer, unprefixed(f"adam_{name}", arrays))
-        self.noise_rng, self.minibatch_rng = (
-            restore_rng(meta[f"{name}_rng"]) for name in ("noise", "minibatch")
-        )
-        self.load_record(arrays, meta)
 
 
 def _moments(optimizer: torch.optim.Adam) -> dict[str, np.ndarray]:

@@ -199,7 +199,7 @@ def test_a_run_learns_from_the_reshaped_reward_and_records_the_tasks():
     mirror = Trainer(harsh)  # the same first rollout
     row = trainer.run_epoch()
     rollout, _ = collect(
-        mirror.env, mirror.actor, mirror.normalizer, mirror.observation, 1000, mirror.action_rng
+        mirror.env, mirror.actor, mirror.normalizer, mirror.observation, 1000, mirror.rngs["action"]
     )
     assert [e["return"] for e in trainer.episodes] == pytest.approx(list(rollout.reward.sum(0)))
     assert [e["cost"] for e in trainer.episodes] == pytest.approx(list(rollout.cost.sum(0)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from shapo.robots import expressions
+from shapo.robots.simulator import expressions
 from shapo.robots.simulator.expressions import (
     Expression,
     Graph,

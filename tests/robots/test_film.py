@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from shapo.robots.env import DifferentiableEnv
-from shapo.robots.film import film
+from shapo.robots.policy import film
 
 
 def push(observation):

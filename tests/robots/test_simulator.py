@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from shapo.peers.newton_solver import NewtonSolver
-from shapo.robots import dynamics, mechanism
+from shapo.robots.simulator import dynamics, mechanism
 from shapo.robots.simulator.expressions import Graph, evaluate, gradients, where
 from shapo.robots.simulator.gradient_check import gradient_check, relative_error, rolled_out
 from shapo.robots.simulator.kernels import LANES, formulas

@@ -158,7 +158,7 @@ def test_episodes_that_end_by_failure_are_counted():
         torch.zeros(*shape, 1), np.zeros((*shape, 2)), np.ones(shape), np.full(shape, 0.5), terminated, truncated,
         torch.zeros(4, 1), {},
     )  # fmt: skip
-    trainer._finished_episodes(rollout)
+    trainer.account(rollout)
     assert trainer.episodes == [
         {"steps": 40, "env": 1, "return": 10.0, "cost": 5.0, "length": 10, "failed": True},
         {"steps": 80, "env": 2, "return": 20.0, "cost": 10.0, "length": 20, "failed": False},

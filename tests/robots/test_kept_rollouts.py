@@ -9,7 +9,7 @@ import pytest
 import shapo
 from shapo.experiments import robots
 from shapo.figures.style import ROOT
-from shapo.robots import SHAC, RobotConfig, robustness, sweeps
+from shapo.robots import SHAC, RobotConfig, robustness
 from shapo.robots.env import DifferentiableEnv
 from shapo.robots.robustness import rollouts
 from shapo.runs.run import provenance
@@ -41,52 +41,52 @@ def runs(tmp_path):
 
 def test_what_is_kept_is_not_made_again(runs, tmp_path, monkeypatch):
     store, conditions = tmp_path / "data" / "rollouts.parquet", [{"noise": 0.0}, {"friction": 0.1}]
-    first = sweeps.kept_sweep(runs, conditions, count=3, store=store, progress=False)
+    first = robustness.kept_sweep(runs, conditions, count=3, store=store, progress=False)
     assert first.groupby(["algorithm", "noise", "friction"]).size().tolist() == [3] * 4
-    made = []
-    monkeypatch.setattr(sweeps, "sweep", lambda *a, **k: made.append(a) or robustness.sweep(*a, **k))
-    again = sweeps.kept_sweep(runs, conditions, count=3, store=store, progress=False)
+    made, sweep = [], robustness.sweep
+    monkeypatch.setattr(robustness, "sweep", lambda *a, **k: made.append(a) or sweep(*a, **k))
+    again = robustness.kept_sweep(runs, conditions, count=3, store=store, progress=False)
     assert not made
     pd.testing.assert_frame_equal(again, first)
     # {} is the condition of training, under whatever name; another seed and count are other rollouts
-    assert len(sweeps.kept_sweep(runs, [{}], count=3, store=store, progress=False)) == 6 and not made
-    sweeps.kept_sweep(runs, [{}, {"noise": 0.5}], count=3, store=store, progress=False)
+    assert len(robustness.kept_sweep(runs, [{}], count=3, store=store, progress=False)) == 6 and not made
+    robustness.kept_sweep(runs, [{}, {"noise": 0.5}], count=3, store=store, progress=False)
     assert [[c["noise"] for c in arguments[2]] for arguments in made] == [[0.5], [0.5]]
-    sweeps.kept_sweep(runs, [{}], count=3, seed=1, store=store, progress=False)
+    robustness.kept_sweep(runs, [{}], count=3, seed=1, store=store, progress=False)
     assert len(made) == 4
     assert [path.name for path in store.parent.iterdir()] == ["rollouts.parquet"]
 
 
 def test_another_policy_of_the_same_config_has_rollouts_of_its_own(runs, tmp_path):
     store, run = tmp_path / "rollouts.parquet", runs["one"][0]
-    before = sweeps.kept_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
+    before = robustness.kept_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
     arrays, meta = run.load()
     arrays = arrays | {"theta": arrays["theta"] + np.float32(0.1)}
     run.save(
         arrays,
         {name: value for name, value in meta.items() if name not in ("config", "method", "provenance")},
     )
-    after = sweeps.kept_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
+    after = robustness.kept_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
     assert (after["return"] != before["return"]).all() and len(pd.read_parquet(store)) == 6
 
 
 def test_what_another_process_added_meanwhile_stays(runs, tmp_path, monkeypatch):
-    store, added = tmp_path / "rollouts.parquet", sweeps._added
+    store, added = tmp_path / "rollouts.parquet", robustness._added
 
     def others_first(kept, fresh, path):
-        monkeypatch.setattr(sweeps, "_added", added)
-        sweeps.kept_sweep({"two": runs["two"]}, [{}], count=3, store=store, progress=False)
+        monkeypatch.setattr(robustness, "_added", added)
+        robustness.kept_sweep({"two": runs["two"]}, [{}], count=3, store=store, progress=False)
         return added(kept, fresh, path)
 
-    monkeypatch.setattr(sweeps, "_added", others_first)
-    table = sweeps.kept_sweep(
+    monkeypatch.setattr(robustness, "_added", others_first)
+    table = robustness.kept_sweep(
         {"one": runs["one"]}, [{}, {"noise": 0.0}], count=3, store=store, progress=False
     )
     assert len(table) == 3 and pd.read_parquet(store).run_id.nunique() == 2
 
 
 def test_they_are_the_rollouts_of_that_policy_under_that_condition(runs, tmp_path):
-    table = sweeps.kept_sweep(runs, [{"noise": 0.5, "damping": 10.0}], count=3, progress=False)
+    table = robustness.kept_sweep(runs, [{"noise": 0.5, "damping": 10.0}], count=3, progress=False)
     for name, (run,) in runs.items():
         expected = rollouts(run.actor, "DiffAnt", 3, {"noise": 0.5, "damping": 10.0})
         found = table[table.algorithm == name]
@@ -98,14 +98,17 @@ def test_they_are_the_rollouts_of_that_policy_under_that_condition(runs, tmp_pat
 
 def test_runs_that_are_not_there_are_left_out(runs, tmp_path):
     absent = {"three": [shapo.Run(RobotConfig(seed=9), tmp_path / "runs")]}
-    assert set(sweeps.kept_sweep(runs | absent, [{}], count=3, progress=False).algorithm) == {"one", "two"}
-    assert sweeps.kept_sweep(absent, [{}], count=3, progress=False).empty
+    assert set(robustness.kept_sweep(runs | absent, [{}], count=3, progress=False).algorithm) == {
+        "one",
+        "two",
+    }
+    assert robustness.kept_sweep(absent, [{}], count=3, progress=False).empty
 
 
 def test_the_figures_conditions_contain_those_of_training():
-    assert len(sweeps.ground("DiffAnt")) == 25
-    assert {"stiffness": 4e4, "damping": 1e4} in sweeps.ground("DiffAnt")
-    assert {"noise": 0.0} in sweeps.action_noise() and {"friction": 0.75} in sweeps.friction()
+    assert len(robustness.ground("DiffAnt")) == 25
+    assert {"stiffness": 4e4, "damping": 1e4} in robustness.ground("DiffAnt")
+    assert {"noise": 0.0} in robustness.action_noise() and {"friction": 0.75} in robustness.friction()
 
 
 def test_shipped_rollouts_come_back(monkeypatch):
