@@ -321,7 +321,7 @@ import resource, signal, sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 sys.path.insert(0, {tests!r})
-from test_studies import SMALL
+from test_study import SMALL
 import shapo
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writes beyond the limit then fail as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))

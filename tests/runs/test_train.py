@@ -30,7 +30,7 @@ CHILD = """
 import sys, torch
 torch.set_num_threads({threads})
 sys.path.insert(0, {tests!r})
-from test_training import SMALL
+from test_train import SMALL
 import shapo
 print("ready", flush=True)
 shapo.train(SMALL, runs={runs!r}, progress=False)
