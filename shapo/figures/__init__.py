@@ -26,7 +26,7 @@ from shapo.figures.robots import gradient_check, robot_animation, robot_frames
 from shapo.figures.robustness import ascents, flat_and_robust, heatmaps, robustness, sharpness
 from shapo.figures.scenes import trajectory, trajectory_animation
 from shapo.figures.speed import benchmarks, training_time
-from shapo.figures.style import LOOKS, ROOT, STYLE, save, use_style
+from shapo.figures.style import LOOKS, ROOT, STYLE, home, save, use_style
 from shapo.figures.tails import exceedance, moving_quantile, tails
 from shapo.figures.update import (
     conjugate_gradient_residuals,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -106,14 +107,22 @@ def ordered(names: Iterable[str]) -> dict[str, Look]:
     }
 
 
+def home(profile: str) -> Path:
+    """Where a profile's figures go: figures/smoke/, or runs/figures/, which git ignores both; or where SHAPO_FIGURES
+    says, which is figures/ when the notebooks are executed in a batch."""
+    if profile == "smoke":
+        return ROOT / "figures" / "smoke"
+    return Path(os.environ.get("SHAPO_FIGURES") or ROOT / "runs" / "figures")
+
+
 def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = None) -> list[Path]:
-    """Writes name.png and name.pdf to figures/; the smoke profile's go to figures/smoke/, which git ignores.
+    """Writes name.png and name.pdf to `home(profile)`.
 
     A figure of the smoke profile says across itself what it is. The files carry no date and no version, so the same
     figure gives the same bytes.
     Returns the two paths.
     """
-    folder = folder or (ROOT / "figures" / "smoke" if profile == "smoke" else ROOT / "figures")
+    folder = folder or home(profile)
     folder.mkdir(parents=True, exist_ok=True)
     if profile == "smoke" and SMOKE not in [text.get_text() for text in fig.texts]:
         size = 2.4 * fig.get_figwidth()

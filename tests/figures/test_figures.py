@@ -173,11 +173,21 @@ def test_the_bytes_do_not_depend_on_the_process(tmp_path):
         assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes()
 
 
-def test_smoke_does_not_overwrite_the_shipped_figures(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("profile", "batch", "folder"),
+    [("smoke", "", "figures/smoke"), ("laptop", "", "runs/figures"), ("smoke", "figures", "figures/smoke"),
+     ("laptop", "figures", "figures"), ("paper", "figures", "figures")],
+)  # fmt: skip
+def test_a_batch_alone_writes_the_shipped_figures_and_smoke_never(
+    profile, batch, folder, tmp_path, monkeypatch
+):
     monkeypatch.setattr("shapo.figures.style.ROOT", tmp_path)
-    for profile, folder in (("smoke", "figures/smoke"), ("laptop", "figures"), ("paper", "figures")):
-        for path in figures.save(dilution(), f"dial_{profile}", profile):
-            assert path.parent == tmp_path / folder and path.exists()
+    monkeypatch.setenv("SHAPO_FIGURES", batch and str(tmp_path / batch))
+    for path in figures.save(dilution(), "dilution", profile):
+        assert path.parent == tmp_path / folder and path.exists()
+    command = ["git", "check-ignore", "--quiet", f"{folder}/dilution.png"]
+    ignored = subprocess.run(command, cwd=figures.ROOT, capture_output=True).returncode
+    assert ignored == 128 or (ignored == 0) == (folder != "figures"), "128: not a git checkout"
 
 
 def drawn(axis) -> dict[str, np.ndarray]:
