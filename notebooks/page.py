@@ -33,6 +33,7 @@ math { font-family: "Latin Modern Math", "STIX Two Math", "Libertinus Math", "Ca
 </style>
 {%- endblock -%}
 """
+LINK = re.compile(r'href="(\d\d_\w+)\.ipynb"')  # to another notebook, whose page lies beside this one
 FONT = re.compile(r"<link[^>]*font-awesome[^>]*>")  # of animation.to_jshtml; the style above stands in for it
 
 
@@ -87,4 +88,4 @@ def to_html(notebook: NotebookNode, title: str) -> str:
             if "data" in output:
                 output.data = NotebookNode(_static(output.data))
     exporter = HTMLExporter(raw_template=WITHOUT_SCRIPTS, filters={"markdown2html": _markdown})
-    return exporter.from_notebook_node(notebook)[0]
+    return LINK.sub(r'href="\1.html"', exporter.from_notebook_node(notebook)[0])

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import itertools
 import os
 import re
 import shutil
@@ -203,6 +204,24 @@ def test_notebook_is_committed_as_a_source(path: Path):
             f"cell {cell.id} has been committed with its output"
         )
         assert len(cell.source.splitlines()) <= 30, f"cell {cell.id} is longer than 30 lines"
+
+
+def test_every_notebook_leads_to_the_next():
+    for path, after in itertools.pairwise(NOTEBOOKS):
+        prose = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+        assert f"]({after.name})" in "\n".join(prose), f"{path.name} has no link to {after.name}"
+
+
+def test_progress_bars_are_no_errors():
+    """On stderr, where tqdm writes by default, JupyterLab shows them red."""
+    for path in [*NOTEBOOKS, *(ROOT / "shapo").rglob("*.py")]:
+        source = path.read_text()
+        if path.suffix == ".ipynb":
+            source = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code")
+            source = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith("%"))
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "tqdm":
+                assert "file" in {keyword.arg for keyword in node.keywords}, f"{path.name}: {node.lineno}"
 
 
 BELOW = {  # room -> what it may import, of shapo

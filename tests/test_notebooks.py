@@ -68,7 +68,7 @@ def finished(tmp_path_factory) -> SimpleNamespace:
     """One run over notebooks of every kind; 09 is left out by --only."""
     folder = tmp_path_factory.mktemp("finished")
     source = folder / "notebooks"
-    write(source, "00_good", GOOD, prose=r"With $\delta = \frac{1}{2}$ and `$code$`.")
+    write(source, "00_good", GOOD, prose=r"With $\delta = \frac{1}{2}$ and `$code$`. [Next](01_bad.ipynb).")
     write(source, "01_bad", "before = 1", BAD, "print('never reached')")
     write(source, "02_dead", DEAD)
     write(source, "03_widget", WIDGET)
@@ -129,6 +129,7 @@ def test_the_page_needs_no_network(finished):
     for page in pages:
         assert not re.search(r"""<(?:script|link|img)[^>]*(?:src|href)=["']?https?:""", page)
         assert "widget-view" not in page
+    assert 'href="01_bad.html"' in pages[0]
     assert "<mfrac>" in pages[0] and "$code$" in pages[0]
     assert "open the notebook in JupyterLab" in pages[1]
     assert all(re.search(r"math \{ font-family: .*?\bmath; \}", page, re.DOTALL) for page in pages)
