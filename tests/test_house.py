@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from graphlib import TopologicalSorter
@@ -275,3 +276,9 @@ def test_imports_go_round_in_no_circle():
 def test_nothing_lies_flat_but_the_method_and_the_checks():
     flat = {path.name for path in (ROOT / "shapo").glob("*.py")}
     assert flat == {"__init__.py", "checks.py", "sharpness.py"}
+
+
+def test_a_name_that_several_rooms_have_says_the_same_in_each():
+    shared = {"config", "networks", "trainer", "robots", "robustness"}  # each room's own
+    names = Counter(path.stem for path in (ROOT / "shapo").rglob("*.py") if not path.stem.startswith("__"))
+    assert {name for name, times in names.items() if times > 1} <= shared

@@ -18,8 +18,8 @@ say. A *benchmark* measures its sides in turn, repeat by repeat, and returns a t
 """
 
 from shapo.peers.comparing import COMPARISONS, compare, epoch_parts, read, store, summary
+from shapo.peers.differentiating import gradients, robots
 from shapo.peers.learning import VARIANTS, best_omnisafe_setting, epochs, study, training
 from shapo.peers.measuring import COLUMNS, INSTALL_PEERS, ProbeError, alternate, run_apart
-from shapo.peers.robots import gradients, robots
 from shapo.peers.stepping import environments, locomotion, memory, physics
 from shapo.peers.updating import pieces

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from shapo.peers.differentiating import BOTH, FEW, FORWARD, NEWTON
 from shapo.peers.learning import VARIANTS
 from shapo.peers.measuring import TASK
-from shapo.peers.robots import BOTH, FEW, FORWARD, NEWTON
 from shapo.peers.stepping import ASYNC, SINGLE, THREADS
 from shapo.runs.run import provenance
 from shapo.runs.store import write_atomically

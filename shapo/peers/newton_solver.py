@@ -1,4 +1,4 @@
-"""Newton's `SolverFeatherstone`, whose control steps `differentiable.kernels` takes: to time it and to test against it.
+"""Newton's `SolverFeatherstone`, whose control steps `simulator.kernels` takes: to time it and to test against it.
 
 Two of its kernels are replaced: the ground is DFlex's, as in `dynamics.ground_force`, and a gradient is mended.
 In Newton 1.8.0 the kernel `eval_rigid_tau` overwrites the external force on a body with the same force in another
@@ -16,8 +16,8 @@ import torch
 from newton._src.solvers.featherstone import kernels, solver_featherstone
 from torch import Tensor
 
+from shapo.robots.simulator import CONTROL_DT, Robot
 from shapo.robots.simulator.mechanism import builder, newton, wp
-from shapo.robots.simulator.robots import CONTROL_DT, Robot
 
 OVERWRITES = "        body_f_ext[child] = f_ext\n"
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shapo import sharpness
 from shapo.checks import BELOW_1, FINITE, POSITIVE, UNIT, check, filled, optional, perturbation, whole
-from shapo.robots.simulator.robots import ROBOTS
+from shapo.robots.simulator import ROBOTS
 from shapo.runs.identity import RunConfig, describe
 from shapo.sharpness import EffectiveAlpha, Perturbation
 
@@ -164,7 +164,7 @@ class RobotConfig(RunConfig):
     episode_columns: ClassVar[tuple[str, ...]] = ("steps", "env", "return", "length", "failed", "diverged")
     shipped_networks: ClassVar[tuple[str, ...]] = ("theta", "target_phi", "normalizer/", "policy/")  # 0.1 MB
 
-    task: str = "DiffAnt"  # a name in shapo.robots.simulator.robots.ROBOTS
+    task: str = "DiffAnt"  # a name in shapo.robots.simulator.ROBOTS
     algorithm: SHAC | PPO = SHAC()
     actor: Perturbation | None = None  # of SHAC. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC
     # Robots of the N whose gradient gives ε; None: all, as in the paper. With fewer, all of them are rolled out at

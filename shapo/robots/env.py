@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shapo.robots.simulator.robots import ROBOTS
+from shapo.robots.simulator import ROBOTS
 from shapo.robots.simulator.simulator import Simulator
 from shapo.runs.store import restore_rng, rng_state
 

@@ -12,7 +12,7 @@ from shapo.algorithms.networks import Acts, RunningNormalizer
 from shapo.checks import whole
 from shapo.robots.env import DifferentiableEnv
 from shapo.robots.networks import ClippedActor, SquashedActor
-from shapo.robots.simulator.robots import ROBOTS
+from shapo.robots.simulator import ROBOTS
 from shapo.runs.identity import RunConfig
 from shapo.runs.store import unprefixed
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, whole
 from shapo.robots.env import DifferentiableEnv
 from shapo.robots.policy import RobotPolicy
-from shapo.robots.simulator.robots import ROBOTS
+from shapo.robots.simulator import ROBOTS
 from shapo.runs.run import Run, provenance
 from shapo.runs.store import lock_of, write_atomically
 from shapo.runs.train import one_thread

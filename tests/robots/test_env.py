@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from shapo.robots.env import DifferentiableEnv
-from shapo.robots.simulator.robots import ROBOTS
+from shapo.robots.simulator import ROBOTS
 
 
 @pytest.fixture(scope="module")

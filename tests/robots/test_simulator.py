@@ -13,12 +13,11 @@ import pytest
 import torch
 
 from shapo.peers.newton_solver import NewtonSolver
-from shapo.robots.simulator import dynamics, mechanism
+from shapo.robots.simulator import CONTROL_DT, ROBOTS, dynamics, mechanism
 from shapo.robots.simulator.expressions import Graph, evaluate, gradients, where
 from shapo.robots.simulator.gradient_check import gradient_check, relative_error, rolled_out
 from shapo.robots.simulator.kernels import LANES, formulas
 from shapo.robots.simulator.mechanism import newton
-from shapo.robots.simulator.robots import CONTROL_DT, ROBOTS
 from shapo.robots.simulator.simulator import Simulator
 
 TOLERANCE = {"DiffAnt": 2e-3, "DiffHumanoid": 1e-2}
@@ -347,7 +346,7 @@ def test_an_environment_that_breaks_down_leaves_the_others_alone():
 PEAK = """
 import resource, torch
 from shapo.robots.simulator.gradient_check import rolled_out
-from shapo.robots.simulator.robots import ROBOTS
+from shapo.robots.simulator import ROBOTS
 from shapo.robots.simulator.simulator import Simulator
 simulator = Simulator(ROBOTS["DiffAnt"], 64)
 for horizon in (4, 64):

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from shapo.robots.simulator.robots import ROBOTS
+from shapo.robots.simulator.catalogue import ROBOTS
 from shapo.robots.simulator.simulator import Simulator
 
 WARM_UP = 8  # control steps of random torques before, so that there are contacts and velocities

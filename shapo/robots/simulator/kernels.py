@@ -12,9 +12,9 @@ from functools import cache
 import numpy as np
 
 from shapo.robots.simulator import dynamics
+from shapo.robots.simulator.catalogue import CONTROL_DT, Robot
 from shapo.robots.simulator.expressions import Expression, Graph, Value, c_function, gradients
 from shapo.robots.simulator.mechanism import mechanism, wp
-from shapo.robots.simulator.robots import CONTROL_DT, Robot
 
 LANES = 16  # robots to a vector: 512 bits; where the processor's are shorter, the compiler takes several
 

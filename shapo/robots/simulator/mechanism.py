@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import RigidTransform, Rotation
 
+from shapo.robots.simulator.catalogue import Robot
 from shapo.robots.simulator.dynamics import Body, Mechanism
-from shapo.robots.simulator.robots import Robot
 
 VERSIONS = {"newton": "1.8.0", "warp-lang": "1.19.0"}
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from shapo.robots.simulator.cache import compiling
+from shapo.robots.simulator.catalogue import Robot
 from shapo.robots.simulator.expressions import evaluate
 from shapo.robots.simulator.kernels import LANES, backward_kernel, formulas, forward_kernel
 from shapo.robots.simulator.mechanism import mechanism, wp
-from shapo.robots.simulator.robots import Robot
 
 CONTACT_PARAMETERS = {"stiffness": True, "damping": False, "friction": False}  # whether it must be above 0
 
