@@ -13,7 +13,7 @@ def record_episode(policy: Callable, env, rng: np.random.Generator | None = None
     Returns positions and goals (T, 2), hazards (k, 2), reward and cost (T,).
     """
     observation, _ = env.reset()
-    hazards, rows, done = env.scene()["hazards"][0].copy(), [], False
+    hazards, rows, done = env.scene().get("hazards", np.zeros((1, 0, 2)))[0].copy(), [], False
     while not done:
         scene = env.scene()
         observation, reward, cost, terminated, truncated, _ = env.step(policy(observation, rng))

@@ -61,20 +61,13 @@ class OwnTask:
         if self.label is not None and (not isinstance(self.label, str) or not self.label.strip(".")):
             raise ValueError(f"label must be None or a name; got {self.label!r}")
         gamma_s = real("in (0, 1]", lambda value: 0 < value <= 1)
-        check(
-            self,
-            cost_limit=AT_LEAST_0,
-            max_episode_steps=optional(whole(1)),
-            saute_gamma=gamma_s,
-            unsafe_reward=FINITE,
-        )
+        steps = optional(whole(1))
+        check(self, cost_limit=AT_LEAST_0, max_episode_steps=steps, saute_gamma=gamma_s, unsafe_reward=FINITE)
 
     @property
     def name(self) -> str:
-        name = self.label or (
-            self.env if isinstance(self.env, str) else getattr(self.env, "__name__", "own task")
-        )
-        return name.replace("/", "-").replace("<lambda>", "own task")
+        own = self.env if isinstance(self.env, str) else getattr(self.env, "__name__", "own task")
+        return (self.label or own).replace("/", "-").replace("<lambda>", "own task")
 
     def __str__(self) -> str:
         return self.name
@@ -138,7 +131,7 @@ class ForeignEnv(VectorEnv):
 
     Actions (n, act_dim) in [−1, 1] are scaled to the bounds of the environment's action space; components without
     bounds are passed on as they are. Observations and actions of other shapes are flattened. Nothing of such an
-    environment can be saved: what goes on from a checkpoint begins with a reset.
+    environment can be saved: what goes on from a checkpoint begins with a reset, whose seed must say all that follows.
     """
 
     resumable = False

@@ -137,15 +137,16 @@ def arena(reference: str, rules: str, max_episode_steps: int) -> Arena:
     direct = [*task.agent.sensor_conf.sensors, *task.agent.sensor_info.ballangvel_names]
     turned = task.agent.sensor_info.ballquat_names
     model = lean_model(task.world.xml_string, [*direct, *turned])
+    sensors = map(model.sensor, range(model.nsensor))
+    columns = {sensor.name: range(sensor.adr[0], sensor.adr[0] + sensor.dim[0]) for sensor in sensors}
     bodies = {model.body(b).name for b in range(1, model.nbody)}
     x0, y0, x1, y1 = task.placements_conf.extents
     placements = []
     for name, (_, keepout) in task.placements_conf.placements.items():
         # What a mocap body drags along is a body of its own.
         body = next((body for body in (name, f"{name}obj") if body in bodies), None)
-        placements.append(
-            Placement(name, body, x0 + keepout, x1 - keepout, y0 + keepout, y1 - keepout, keepout)
-        )
+        area = x0 + keepout, x1 - keepout, y0 + keepout, y1 - keepout
+        placements.append(Placement(name, body, *area, keepout))
     groups, row = [], 1
     for obstacle in task._obstacles:
         count = getattr(obstacle, "num", 1)
@@ -155,12 +156,8 @@ def arena(reference: str, rules: str, max_episode_steps: int) -> Arena:
         row += count
     return Arena(
         model=model,
-        columns=[
-            int(model.sensor(name).adr[0]) + k
-            for name in direct
-            for k in range(int(model.sensor(name).dim[0]))
-        ],
-        quaternions=[int(model.sensor(name).adr[0]) for name in turned],
+        columns=[column for name in direct for column in columns[name]],
+        quaternions=[columns[name][0] for name in turned],
         placements=tuple(placements),
         groups=tuple(groups),
         extents=(x0, y0, x1, y1),
@@ -211,14 +208,15 @@ class Navigation(BatchedEnv):
         self._parts = np.cumsum([model.nsensordata, 9, 1, 2 * len(bodies)])
         self._read = physics.reader(
             lambda data: (
-                data.sensordata,
-                data.xmat[agent],
-                data.xpos[agent][2:],
+                *(data.sensordata, data.xmat[agent], data.xpos[agent][2:]),
                 *(data.xpos[body][:2] for body in bodies.values()),
                 *(data.qvel[dof : dof + 3] for dof in slides),
             )
         )
-        self._first_bins = self._first_lidar_bins()
+        # Where in the flattened observations the lidar that sees an object begins, (n, objects).
+        (width,), counts = its.observation_space.shape, [len(group.rows) for group in its.groups]
+        columns = np.repeat(width - its.lidar_bins * np.arange(len(counts), 0, -1), counts)
+        self._first_bins = np.arange(num_envs)[:, None] * width + columns
 
     # What a task defines
 
@@ -239,13 +237,6 @@ class Navigation(BatchedEnv):
         return None
 
     # What they share
-
-    def _first_lidar_bins(self) -> np.ndarray:
-        """(n, objects): where in the flattened observations the lidar that sees an object begins."""
-        width, bins = self.observation_space.shape[1], self.arena.lidar_bins
-        counts = [len(group.rows) for group in self.arena.groups]
-        columns = np.repeat(width - bins * np.arange(len(counts), 0, -1), counts)
-        return np.arange(self.num_envs)[:, None] * width + columns
 
     def _generator(self, index: int) -> np.random.RandomState:
         """The generator of an environment, where safety_gymnasium's would be by now.

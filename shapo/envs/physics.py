@@ -1,7 +1,7 @@
 """Many MuJoCo worlds stepped together, exactly as each would step alone.
 
-This is the one engine under all tasks. A task decides what a world looks like, what is read from it and what
-that is worth; the engine advances all worlds by one control step, and saves and restores them bit for bit.
+A task decides what a world looks like, what is read from it and what that is worth; this engine advances all worlds by
+one control step, and saves and restores them bit for bit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WELDED_POSE = slice(3, 10)  # of one body relative to the other: where a weld's
 
 
 def without_textures(xml: str) -> mujoco.MjSpec:
-    """Read a world and drop what only a renderer sees: textures (up to 191 MB a world) and materials."""
+    """Reads a world and drops what only a renderer sees: textures (up to 191 MB a world) and materials."""
     spec = mujoco.MjSpec.from_string(xml)
     for asset in (*spec.textures, *spec.materials):
         spec.delete(asset)
@@ -35,11 +35,10 @@ def without_textures(xml: str) -> mujoco.MjSpec:
 
 
 def lean_model(xml: str, sensors: Collection[str]) -> mujoco.MjModel:
-    """Compile a world to what its dynamics and the named sensors need; trajectories stay bit for bit equal.
+    """Compiles a world to what its dynamics and the named sensors need; trajectories stay bit for bit equal.
 
-    Beside textures go cameras, lights, all other sensors, and decoration: bodies fixed to the world whose
-    geoms collide with nothing (goals, hazards), and such geoms of mocap bodies. Where they lie is the task's
-    business, not the solver's.
+    Beside textures go cameras, lights, other sensors, and decoration, which is the task's business: bodies fixed to the
+    world whose geoms collide with nothing (goals, hazards), and such geoms of mocap bodies.
     """
     spec = without_textures(xml)
     unread = [sensor for sensor in spec.sensors if sensor.name not in sensors]
@@ -61,10 +60,10 @@ def _is_thin(geom: mujoco.MjsGeom) -> bool:
 
 @cache
 def _stop_the_clock() -> None:
-    """Keep MuJoCo from timing its own stages: a seventh of a Walker2d step goes into asking for the time.
+    """Keeps MuJoCo from timing its own stages: a seventh of a Walker2d step goes into asking for the time.
 
-    The C library does so only where `mjcb_time` is set. The Python package sets it, and no Python call unsets
-    it. No number but `MjData.timer` depends on it; that stays 0 in this process.
+    The C library does so where `mjcb_time` is set, which the Python package sets and cannot unset. No number but
+    `MjData.timer` depends on it.
     """
     for library in Path(mujoco.__file__).parent.glob("libmujoco*"):
         ctypes.c_void_p.in_dll(ctypes.CDLL(str(library)), "mjcb_time").value = None
@@ -73,14 +72,10 @@ def _stop_the_clock() -> None:
 class Physics:
     """`num_envs` copies of one model; a step is `frame_skip` MuJoCo steps of each.
 
-    Args:
-        model: the world all copies start as; their fields named in `_PLACED` may differ afterwards.
-        num_envs: number of worlds n.
-        frame_skip: MuJoCo steps per control step.
-        settle: bring positions, contacts and sensors up to date (`mj_forward`) after a control step. Without
-            it they lag one MuJoCo step behind `qpos`, as in gymnasium's locomotion tasks.
-        drive: called with a world's MjData before each of its MuJoCo steps, to move mocap bodies.
-        threads: worlds are split over that many threads. The numbers do not depend on it.
+    model: the world all copies start as; their fields named in `_PLACED` may differ afterwards. settle: bring
+    positions, contacts and sensors up to date (`mj_forward`) after a control step; without it they lag one MuJoCo step
+    behind `qpos`, as in gymnasium's locomotion tasks. drive: called with a world's MjData before each of its MuJoCo
+    steps, to move mocap bodies. threads: worlds are split over that many; the numbers do not depend on it.
     """
 
     def __init__(
@@ -105,9 +100,8 @@ class Physics:
         self._flags = model.opt.disableflags
         self._quiet = self._flags | mujoco.mjtDisableBit.mjDSBL_SENSOR if settle else self._flags
         # Arrays of MjData are views that stay valid, so they are looked up once.
-        worlds = [
-            (m.opt, m, d, d.ctrl, i) for i, (m, d) in enumerate(zip(self.models, self.datas, strict=True))
-        ]
+        both = enumerate(zip(self.models, self.datas, strict=True))
+        worlds = [(model.opt, model, data, data.ctrl, i) for i, (model, data) in both]
         self._shares = [worlds[k::threads] for k in range(threads)]
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         self._fresh = np.empty(mujoco.mj_stateSize(model, _STATE))
@@ -115,7 +109,7 @@ class Physics:
         self._welds = np.flatnonzero(model.eq_type == mujoco.mjtEq.mjEQ_WELD)
 
     def step(self, control: np.ndarray) -> None:
-        """Advance every world by one control step under `control`, (n, nu), within the actuators' ranges."""
+        """Advances every world by one control step under `control`, (n, nu), within the actuators' ranges."""
         others = [self._pool.submit(self._advance, share, control) for share in self._shares[1:]]
         self._advance(self._shares[0], control)
         for other in others:
@@ -140,15 +134,15 @@ class Physics:
                 mujoco.mj_forward(model, data)
 
     def close(self) -> None:
-        """Release the threads; the worlds stay readable."""
+        """Releases the threads; the worlds stay readable."""
         if self._pool is not None:
             self._pool.shutdown()
 
     def restart(self, index: int) -> None:
-        """Begin world `index` anew from its model's `qpos0`, after its placed fields were given their values.
+        """Begins world `index` anew from its model's `qpos0`, after its placed fields were given their values.
 
-        `mj_setConst` redoes what the compiler derives from them, so the world equals one compiled that way.
-        The poses its welds hold are among it, but only where none is set (a zero quaternion).
+        `mj_setConst` redoes what the compiler derives from them, so the world equals one compiled that way; the poses
+        its welds hold only where none is set (a zero quaternion).
         """
         model, data = self.models[index], self.datas[index]
         model.eq_data[self._welds, _WELDED_POSE] = 0
@@ -157,7 +151,7 @@ class Physics:
         mujoco.mj_forward(model, data)
 
     def start(self, index: int, qpos: np.ndarray, qvel: np.ndarray) -> None:
-        """Begin world `index` anew from positions (nq,) and velocities (nv,); its model stays as it is.
+        """Begins world `index` anew from positions (nq,) and velocities (nv,); its model stays as it is.
 
         Only what a MuJoCo step begins with is set. Derived quantities (`xpos`, ...) follow with the next step.
         """
@@ -166,10 +160,9 @@ class Physics:
         data.qpos[:], data.qvel[:] = qpos, qvel
 
     def reader(self, select: Callable[[mujoco.MjData], Sequence[np.ndarray]]) -> Callable[..., np.ndarray]:
-        """Return a function that gathers 1-D views `select(data)` of every world into one (n, k) array.
+        """A function that gathers 1-D views `select(data)` of every world into one (n, k) array, the same at each call.
 
-        The array is the same at each call, overwritten: gathering costs one numpy call for all worlds. Called
-        with the index of a world, the function brings that row up to date only.
+        That costs one numpy call for all worlds. With the index of a world it brings that row up to date only.
         """
         views = [[np.atleast_1d(view) for view in select(data)] for data in self.datas]
         gathered = np.empty((len(views), sum(view.size for view in views[0])))
@@ -185,7 +178,7 @@ class Physics:
         return read
 
     def save(self) -> dict[str, np.ndarray]:
-        """Return everything the worlds need to continue bit for bit, one row per world."""
+        """Everything the worlds need to continue bit for bit, one row per world."""
         state = np.empty((len(self.models), mujoco.mj_stateSize(self.models[0], _STATE)))
         for row, model, data in zip(state, self.models, self.datas, strict=True):
             mujoco.mj_getState(model, data, row, _STATE)
@@ -193,7 +186,7 @@ class Physics:
         return {"integration": state, **placed}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
-        """Put every world where `save` found it."""
+        """Puts every world where `save` found it."""
         for i, (model, data) in enumerate(zip(self.models, self.datas, strict=True)):
             for name in _PLACED:
                 getattr(model, name)[:] = state[name][i]

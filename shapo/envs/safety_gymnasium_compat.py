@@ -1,9 +1,8 @@
 """safety-gymnasium 1.0.0 on Python 3.11 and 3.12: everything it takes, in one place.
 
-Release 1.0.0 is the newest on PyPI and predates Python 3.11. It is installed without its pinned dependencies;
-here it is imported and asked to build worlds. Nothing stays patched: every change below lives inside a `with`
-block. A newer release ends the need for this module, and `import_safety_gymnasium` says so instead of
-guessing.
+Release 1.0.0 is the newest on PyPI and predates Python 3.11. It is installed without its pinned dependencies; here it
+is imported and asked to build worlds. Nothing of others stays patched. A newer release ends the need for this module,
+and `import_safety_gymnasium` says so instead of guessing.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ SUPPORTED_VERSION = "1.0.0"
 
 @contextmanager
 def _without_release_notices() -> Iterator[None]:
-    """Keep gymnasium-robotics from printing a notice about Adroit hands, which nothing here uses."""
+    """Keeps gymnasium-robotics from printing a notice about Adroit hands, which nothing here uses."""
     try:
         from farama_notifications import notifications
     except ImportError:
@@ -47,10 +46,8 @@ with _without_release_notices():  # importing gymnasium imports its plugins, gym
 
 
 def import_safety_gymnasium() -> ModuleType:
-    """Return the `safety_gymnasium` package, imported so that it works on this Python.
-
-    Raises:
-        ImportError: it is not installed, or its version is not the one this module was written for.
+    """The `safety_gymnasium` package, imported so that it works on this Python. Raises ImportError where it is not
+    installed, or its version is not the one this module was written for.
     """
     try:
         version = metadata.version("safety-gymnasium")
@@ -103,10 +100,7 @@ def _let_arrays_of_one_be_numbers() -> None:
 
 @contextmanager
 def _array_defaults_in_dataclasses() -> Iterator[None]:
-    """Let dataclass fields have ndarray defaults, as its `color: np.array = COLOR['goal']` do.
-
-    Python 3.11 rejects unhashable defaults; a default factory that hands out copies means the same.
-    """
+    """Lets dataclass fields have ndarray defaults, which Python 3.11 rejects: a factory of copies means the same."""
     original = dataclasses.dataclass
 
     def dataclass(cls=None, /, **options):
@@ -130,10 +124,8 @@ def _array_defaults_in_dataclasses() -> Iterator[None]:
 def quick_worlds() -> Iterator[None]:
     """Inside, safety_gymnasium builds worlds without textures and leaves numpy's global generator alone.
 
-    Every world it compiles decodes a 191 MB skybox, which takes longer than all the rest of a build. Only the
-    compilation inside `safety_gymnasium.world` is exchanged; layouts and XML stay its own. And `Builder`
-    seeds itself from `np.random`: without the restored state, making one of our environments would change the
-    caller's numbers.
+    Every world it compiles decodes a 191 MB skybox, which takes longer than all the rest of a build; only compilation
+    is exchanged. And `Builder` seeds itself from `np.random`, which would change the caller's numbers.
     """
     import_safety_gymnasium()
     world = importlib.import_module("safety_gymnasium.world")
