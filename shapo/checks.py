@@ -42,11 +42,12 @@ def real(accepted: str, holds: Callable[[float], bool]) -> Rule:
 
 
 def whole(least: int) -> Rule:
-    """A rule for whole numbers from `least`."""
+    """A rule for whole numbers from `least`; floats that are whole are accepted, such as 1e6."""
 
     def rule(field: str, value: object) -> int:
+        whole_float = isinstance(value, float | np.floating) and float(value).is_integer()
         try:
-            number = operator.index(value)
+            number = int(value) if whole_float else operator.index(value)
         except TypeError:
             number = None
         if number is None or isinstance(value, bool) or number < least:

@@ -35,6 +35,7 @@ class Config(RunConfig):
         "return": "episode_return", "cost": "episode_cost", "λ": "lagrangian_multiplier", "KL": "kl",
     }  # fmt: skip
     episode_columns: ClassVar[tuple[str, ...]] = ("steps", "env", "return", "cost", "length", "failed")
+    length: ClassVar[str | None] = "total_steps"
 
     task: str | OwnTask = (
         "PointGoal1-v0"  # a name in shapo.envs.TASKS, any id of Safety-Gymnasium, or your own

@@ -217,6 +217,11 @@ class RobotConfig(RunConfig):
         return self.iterations
 
     @property
+    def length(self) -> str | None:
+        """The field of the run's length; not of SHAC, whose learning rates decay over the whole run."""
+        return "iterations" if isinstance(self.algorithm, PPO) else None
+
+    @property
     def steps_per_epoch(self) -> int:
         """Environment steps of an iteration, all environments together; those of an ascent are not counted."""
         return self.num_envs * self.algorithm.horizon

@@ -22,6 +22,7 @@ class RunConfig:
     checkpoint_seconds: ClassVar[float] = 0.0  # epochs that are shorter share a checkpoint
     episode_columns: ClassVar[tuple[str, ...]]
     vocabulary: ClassVar[dict[str, Any]]  # name -> class of everything that a description of it may hold
+    length: ClassVar[str | None] = None  # the field that says how long, where an epoch does not depend on it
     shipped_networks: ClassVar[tuple[str, ...]] = ()  # how names begin of arrays that ship with results
 
     undifferentiated: ClassVar[dict[str, Any]] = {}  # what `make_env` is told where nothing is differentiated

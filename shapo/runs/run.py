@@ -185,9 +185,12 @@ class Run:
         return arrays, meta
 
     def save(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
-        """Replaces the checkpoint, atomically; before the last one, writes progress.csv and episodes.csv for people."""
+        """Replaces the checkpoint, atomically; before the last one, writes progress.csv and episodes.csv for people.
+
+        A run's first `meta` may hold the provenance of a shorter run that it goes on from.
+        """
         if self._history is None:  # once: the writer holds the run's lock, so nobody else adds to it
-            self._history = self.load()[1]["provenance"] if self.exists else []
+            self._history = self.load()[1]["provenance"] if self.exists else meta.get("provenance", [])
         here = provenance()
         if self._history[-1:] != [here]:
             self._history = [*self._history, here]

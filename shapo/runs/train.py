@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import threadpoolctl
@@ -27,29 +30,53 @@ from shapo.runs.store import (
 )
 
 NOT_THE_RUNS_FAULT = OSError, MemoryError, CorruptCheckpointError  # mended outside it, so never recorded
+_ONE_AT_A_TIME = threading.RLock()  # PyTorch's generator and switches, and Warp's graphs, are the process's
 
 
-def train(config: RunConfig, *, runs: str | Path | None = None, progress: bool = True) -> Run:
+def train(
+    config: RunConfig,
+    *,
+    runs: str | Path | None = None,
+    progress: bool = True,
+    callback: Callable[[dict], object] | None = None,
+) -> Run:
     """Trains what `config` describes and returns its `Run`.
 
-    A finished run returns at once; an interrupted one goes on from its last checkpoint and ends with the same bytes of
-    progress and episodes. Where another process works on the same run, this one waits for it, and says so.
+    A finished run returns at once; an interrupted one goes on from its last checkpoint, a longer one from a finished
+    shorter one whose other settings are equal (not SHAC, whose learning rates decay over the whole run): to the same
+    bytes of progress and episodes. One run trains at a time in a process: other threads wait. Where another process
+    works on the same run, this one waits for it, and says so.
 
-    runs: folder of the run store; `shapo.runs.store.runs_folder()` by default. progress: show a bar.
-    Raises NonFiniteError when training diverges (the last good checkpoint stays), CorruptCheckpointError, OSError.
+    runs: folder of the run store; `shapo.runs.store.runs_folder()` by default. progress: show a bar. callback: called
+    after each epoch trained here with its row of progress; an error of its own ends the call, and is no failure of
+    the run.
+    Raises NonFiniteError when training diverges (the last good checkpoint stays), CorruptCheckpointError, OSError,
+    TypeError for what is no config.
     """
+    checked_config("config", config)
+    if not (callback is None or callable(callback)):
+        raise TypeError(f"callback must be None or a function of a row of progress; got {callback!r}")
     run = Run(config, runs)
     if run.finished:
         return run
-    with writing(run.path):
-        run.path.mkdir(parents=True, exist_ok=True)
-    with _exclusive(run), one_thread():
-        if not run.finished:  # another process may have finished it meanwhile
-            remove_leftovers(run.path)
-            run.write_config()
-            with _recording_failure(run):
-                _train(run, progress)
+    with _ONE_AT_A_TIME:
+        with writing(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+        with _exclusive(run), one_thread(), plain_torch():
+            if not run.finished:  # another thread or process may have finished it meanwhile
+                remove_leftovers(run.path)
+                run.write_config()
+                for row in _epochs(run, progress):
+                    if callback:
+                        callback(dict(row))
     return run
+
+
+def checked_config(field: str, value: object) -> RunConfig:
+    """The config, or a TypeError that names the field."""
+    if isinstance(value, RunConfig):
+        return value
+    raise TypeError(f"{field} must be a shapo.Config or a shapo.RobotConfig; got {value!r}")
 
 
 def failure(run: Run) -> dict | None:
@@ -115,6 +142,27 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
+def plain_torch() -> Iterator[None]:
+    """PyTorch's switches stand inside as at its start: no run depends on what its user set."""
+    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    # A context of PyTorch's for the device slows every call, so only where one is needed.
+    device = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    with (
+        device,
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+    ):
+        try:
+            torch.set_default_dtype(torch.float32)
+            torch.set_float32_matmul_precision("highest")
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
 def seeded_torch(*entropy: int) -> Iterator[None]:
     """PyTorch's own generator, for perturbations that draw from it, begins inside as the numbers given say."""
     with torch.random.fork_rng(devices=[]):
@@ -122,37 +170,63 @@ def seeded_torch(*entropy: int) -> Iterator[None]:
         yield
 
 
-def _train(run: Run, progress: bool) -> None:
-    config, trainer = run.config, run.config.trainer()
+def _shorter(run: Run) -> Run | None:
+    """The longest finished run that differs from `run` in being shorter alone."""
+    length, found = run.config.length, []
+    same_seed = run.path.name.rpartition("-")[0]
+    for path in run.path.parent.glob(f"{same_seed}-*/config.json") if length else ():
+        with suppress(
+            OSError, ValueError, KeyError, TypeError, CorruptCheckpointError
+        ):  # then not from this one
+            other = replace(run.config, **{length: json.loads(path.read_bytes())["config"][length]})
+            other = Run(other, run.folder)
+            if other.path == path.parent and other.config.epochs < run.config.epochs and other.finished:
+                found.append(other)
+    return max(found, key=lambda other: other.epoch, default=None)
+
+
+def _begun(run: Run) -> Any:
+    """What trains the run, where it stands; saved once, so that what cannot be stored fails before the first epoch."""
+    trainer, history = run.config.trainer(), {}
     if run.exists:
         trainer.restore(*run.load())
-    else:
-        run.save(*trainer.state())  # what cannot be stored should fail before the first epoch, not after it
-    saved = time.monotonic()
+        return trainer
+    if shorter := _shorter(run):
+        trainer.restore(*shorter.load())
+        history = {"provenance": shorter.provenance}
+    arrays, meta = trainer.state()
+    run.save(arrays, meta | history)
+    return trainer
+
+
+def _epochs(run: Run, progress: bool) -> Iterator[dict]:
+    """Trains the run to its end; its rows of progress. What goes wrong here is the run's failure."""
+    config = run.config
     label = f"{type(config.algorithm).__name__} {config.task} seed {config.seed}"
-    with tqdm(
-        total=config.epochs,
-        initial=trainer.epoch,
-        desc=label,
-        unit="epoch",
-        file=sys.stdout,
-        disable=not progress,
-    ) as bar:
-        while trainer.epoch < config.epochs:
-            try:
-                row = trainer.run_epoch()
-            except NonFiniteError as error:
-                raise NonFiniteError(
-                    f"{error}, in epoch {trainer.epoch + 1} ({trainer.epoch * config.steps_per_epoch} steps done). "
-                    f"The last good checkpoint stays in {run.path}."
-                ) from error
-            if time.monotonic() - saved >= config.checkpoint_seconds or trainer.epoch == config.epochs:
-                run.save(*trainer.state())
-                (run.path / "error.json").unlink(
-                    missing_ok=True
-                )  # it goes on; if it fails again, it says so again
-                saved = time.monotonic()
-            shown = {label: f"{row[column]:.3g}" for label, column in config.shown.items()}
-            shown["steps/s"] = f"{config.steps_per_epoch / trainer.timing[-1]['total']:.0f}"
-            bar.set_postfix(shown, refresh=False)
-            bar.update()
+    with _recording_failure(run):
+        trainer, saved = _begun(run), time.monotonic()
+        with tqdm(
+            total=config.epochs,
+            initial=trainer.epoch,
+            desc=label,
+            unit="epoch",
+            file=sys.stdout,
+            disable=not progress,
+        ) as bar:
+            while trainer.epoch < config.epochs:
+                try:
+                    row = trainer.run_epoch()
+                except NonFiniteError as error:
+                    raise NonFiniteError(
+                        f"{error}, in epoch {trainer.epoch + 1} ({trainer.epoch * config.steps_per_epoch} steps done). "
+                        f"The last good checkpoint stays in {run.path}."
+                    ) from error
+                if time.monotonic() - saved >= config.checkpoint_seconds or trainer.epoch == config.epochs:
+                    run.save(*trainer.state())
+                    (run.path / "error.json").unlink(missing_ok=True)  # if it fails again, it says so again
+                    saved = time.monotonic()
+                shown = {label: f"{row[column]:.3g}" for label, column in config.shown.items()}
+                shown["steps/s"] = f"{config.steps_per_epoch / trainer.timing[-1]['total']:.0f}"
+                bar.set_postfix(shown, refresh=False)
+                bar.update()
+                yield row

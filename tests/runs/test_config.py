@@ -38,7 +38,7 @@ BAD = [
     ("total_steps", 30_000, "total_steps must be a multiple of steps_per_epoch = 20000; got 30000"),
     ("steps_per_epoch", 1, "steps_per_epoch must be a whole number, at least 2"),
     ("total_steps", 0, "total_steps must be a whole number"),
-    ("total_steps", 2e6, "total_steps must be a whole number"),
+    ("total_steps", 2e6 + 0.5, "total_steps must be a whole number"),
     ("num_envs", 7, "num_envs must divide steps_per_epoch = 20000; got num_envs = 7"),
     ("num_envs", 0, "num_envs must be a whole number"),
     ("seed", -1, "seed must be a whole number, at least 0"),
@@ -80,6 +80,10 @@ def test_what_an_algorithm_or_a_perturbation_cannot_have_names_its_field():
 
 def test_names_and_instances_are_the_same_run():
     assert Config() == Config(algorithm=PIDLag()) and Config().algorithm == PIDLag()
+    steps = [
+        Config(total_steps=number).total_steps for number in (2_000_000, 2e6, np.float64(2e6), np.int64(2e6))
+    ]
+    assert [type(number) for number in steps] == [int] * 4 and set(steps) == {2_000_000}
     spelled_out = PIDLag(target_kl=0.02, cg_damping=0.2)
     assert Config().run_id == Config(algorithm=spelled_out, cost_limit=10.0).run_id
     assert Config(algorithm="TRPOLag").run_id == Config(algorithm=TRPOLag()).run_id

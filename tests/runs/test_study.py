@@ -340,7 +340,8 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch):
     run = shapo.Run(config, tmp_path / "runs")
     with monkeypatch.context() as patch:  # so far it went well
         patch.setattr(
-            "shapo.runs.train.Trainer.run_epoch", interrupted_after(2, shapo.runs.train.Trainer.run_epoch)
+            "shapo.algorithms.trainer.Trainer.run_epoch",
+            interrupted_after(2, shapo.algorithms.trainer.Trainer.run_epoch),
         )
         with pytest.raises(KeyboardInterrupt):
             shapo.train(config, runs=run.folder, progress=False)
@@ -413,7 +414,7 @@ def test_a_read_only_store(tmpfs):
 
 def stored(config, folder, seconds, epoch):
     """A run in the store whose epochs took `seconds` each, without training it."""
-    run, trainer = shapo.Run(config, folder), shapo.runs.train.Trainer(config)
+    run, trainer = shapo.Run(config, folder), shapo.algorithms.trainer.Trainer(config)
     trainer.epoch = epoch
     trainer.progress = [{"epoch": i + 1, "steps": 400 * (i + 1), "episode_return": 1.0} for i in range(epoch)]
     trainer.timing = [{"total": value} for value in (*[seconds] * (epoch - 1), 100 * seconds)][:epoch]

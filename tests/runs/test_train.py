@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 import shapo
+from shapo.__main__ import main
 from shapo.algorithms.advantages import Rollout
 from shapo.algorithms.trainer import Trainer
 from shapo.checks import NonFiniteError
@@ -58,7 +61,7 @@ def assert_same_run(run, reference):
     for key in ours:
         if not key.startswith("timing:"):
             assert ours[key].tobytes() == theirs[key].tobytes(), key
-    for key in ("epoch", "totals", "algorithm", "action_rng", "minibatch_rng"):
+    for key in meta.keys() - {"provenance"}:
         assert meta[key] == other[key]
 
 
@@ -373,3 +376,123 @@ def test_progress_shows_what_matters(tmp_path, capsys):
     shown = capsys.readouterr().out
     for word in ("PIDLag PointGoal1-v0 seed 1", "2/2", "return=", "cost=", "λ=", "KL=", "steps/s="):
         assert word in shown
+
+
+@contextmanager
+def changed(setter, value, before):
+    setter(value)
+    try:
+        yield
+    finally:
+        setter(before)
+
+
+SWITCHES = {
+    "default dtype": partial(changed, torch.set_default_dtype, torch.float64, torch.float32),
+    "default device": partial(changed, torch.set_default_device, "meta", None),
+    "device": partial(torch.device, "meta"),
+    "no_grad": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "autocast": partial(torch.autocast, "cpu", torch.bfloat16),
+    "matmul precision": partial(changed, torch.set_float32_matmul_precision, "medium", "highest"),
+}
+ROBOTS = {
+    "SHAC": shapo.RobotConfig(
+        "DiffAnt", shapo.SHAC(horizon=4), shapo.AdaptiveSAM(0.5), iterations=2, num_envs=4
+    ),
+    "PPO": shapo.RobotConfig(
+        "DiffAnt", shapo.PPO(horizon=8, passes=2, minibatches=2), iterations=2, num_envs=4
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Runs of a few epochs, trained as PyTorch begins."""
+    configs = ROBOTS | {"safe RL": replace(SMALL, total_steps=1_200)}
+    folder = tmp_path_factory.mktemp("plain")
+    return {name: shapo.train(config, runs=folder, progress=False) for name, config in configs.items()}
+
+
+@pytest.mark.parametrize("what", ["safe RL", *ROBOTS])
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_switches_of_the_user_change_no_run(tmp_path, plain, switch, what):
+    with SWITCHES[switch]():
+        before = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+        run = shapo.train(plain[what].config, runs=tmp_path, progress=False)
+        after = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    assert after == before, "the user's switches are the user's"
+    assert_same_run(run, plain[what])
+
+
+@pytest.mark.parametrize("what", ["safe RL", "PPO"])
+def test_a_longer_run_goes_on_from_a_shorter_one_to_the_same_bytes(tmp_path, plain, what, monkeypatch):
+    whole, config, rows = plain[what], plain[what].config, []
+    shorter = {"safe RL": {"total_steps": 800}, "PPO": {"iterations": 1}}[what]
+    shapo.train(replace(config, **shorter, seed=9), runs=tmp_path, progress=False)  # not of these settings
+    shapo.train(replace(config, **shorter), runs=tmp_path, progress=False, callback=rows.append)
+    monkeypatch.setattr("shapo.runs.run.provenance", lambda: {"commit": "later"})
+    run = shapo.train(config, runs=tmp_path, progress=False, callback=rows.append)
+    assert_same_run(run, whole)
+    assert [row["epoch"] for row in rows] == list(range(1, config.epochs + 1)), (
+        "it was trained from the start"
+    )
+    assert pd.DataFrame(rows).to_csv() == run.progress.to_csv()
+    assert [past["commit"] for past in run.provenance] == [whole.provenance[0]["commit"], "later"]
+
+
+def test_shac_whose_rates_decay_over_the_run_begins_anew(tmp_path, plain):
+    config = plain["SHAC"].config
+    shapo.train(replace(config, iterations=1), runs=tmp_path, progress=False)
+    rows = []
+    assert_same_run(shapo.train(config, runs=tmp_path, progress=False, callback=rows.append), plain["SHAC"])
+    assert [row["epoch"] for row in rows] == [1, 2]
+
+
+def test_a_damaged_shorter_run_is_left_alone(tmp_path, plain):
+    config = plain["safe RL"].config
+    shorter = shapo.train(replace(config, total_steps=800), runs=tmp_path, progress=False)
+    shorter.checkpoint.write_bytes(b"torn")
+    assert_same_run(shapo.train(config, runs=tmp_path, progress=False), plain["safe RL"])
+    assert shorter.checkpoint.read_bytes() == b"torn"
+
+
+def test_an_error_of_the_callback_is_no_failure_of_the_run(tmp_path, plain):
+    config = plain["safe RL"].config
+
+    def breaks(row):
+        row.clear()  # theirs to do with as they like
+        raise RuntimeError("the logger is away")
+
+    with pytest.raises(RuntimeError, match="the logger is away"):
+        shapo.train(config, runs=tmp_path, progress=False, callback=breaks)
+    run = shapo.Run(config, tmp_path)
+    assert run.epoch == 1 and not (run.path / "error.json").exists()
+    assert_same_run(shapo.train(config, runs=tmp_path, progress=False), plain["safe RL"])
+
+
+def test_what_is_no_config_or_callback_is_named():
+    with pytest.raises(TypeError, match=r"config must be a shapo.Config or a shapo.RobotConfig; got {}"):
+        shapo.train({})
+    with pytest.raises(TypeError, match="callback must be None or a function of a row of progress; got 3"):
+        shapo.train(SMALL, callback=3)
+
+
+def test_a_run_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SHAPO_RUNS", str(tmp_path))
+    trained = []
+    monkeypatch.setattr(shapo, "train", lambda config: trained.append(config) or shapo.Run(config))
+    main("train --task PointButton1-v0 --algorithm CPO --seed 3 --total-steps 1e6 --delta-down 0.002".split())
+    main(["train", "--seed", "1"])
+    asked = shapo.Config("PointButton1-v0", "CPO", shapo.FisherSAM(0.002), total_steps=1_000_000, seed=3)
+    assert trained == [asked, shapo.Config(seed=1)]
+    assert capsys.readouterr().out.splitlines() == [str(shapo.Run(config).path) for config in trained]
+    for wrong, said in (
+        ("--task Nowhere-v0", "task must be one of"),
+        ("--delta-down -1", "delta_down must be"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["train", *wrong.split()])
+        assert said in capsys.readouterr().err
+    done = subprocess.run([sys.executable, "-m", "shapo", "train", "--help"], capture_output=True, text=True)
+    assert "--total-steps" in done.stdout, done.stderr
