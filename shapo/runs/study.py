@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
+import time
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import suppress
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import joblib
@@ -15,16 +18,15 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from shapo.runs.durations import seconds_per_step, spoken
 from shapo.runs.identity import RunConfig
-from shapo.runs.outcomes import attempt, available, problem, unrecorded
 from shapo.runs.run import Run
-from shapo.runs.settings import settings
-from shapo.runs.store import CorruptCheckpointError
-from shapo.runs.train import NOT_THE_RUNS_FAULT, failure
-from shapo.runs.workers import OneProcessPerCore
+from shapo.runs.shipped import packs
+from shapo.runs.store import CorruptCheckpointError, load_checkpoint, unpack_tables
+from shapo.runs.train import NOT_THE_RUNS_FAULT, checked_config, failure
+from shapo.runs.workers import OneProcessPerCore, attempt
 
 STATES = ("finished", "shipped", "failed", "partial", "not begun")
+PATIENCE = 60.0  # seconds: a shared file system may show what another node wrote that much later
 
 
 class StudyError(RuntimeError):
@@ -35,16 +37,9 @@ class StudyError(RuntimeError):
         lines = [f"{len(self.failures)} of the study's runs failed; the others are done."]
         for row in self.failures.to_dict("records"):
             which = ", ".join(f"{name} {row[name]}" for name in study.settings)
-            when = (
-                "the next run() tries it again"
-                if row["again"]
-                else "only run(retry_failed=True) tries it again"
-            )
-            lines += [
-                f"  {which}, after {row['epoch']} epochs ({when}):",
-                f"    {row['error']}",
-                f"    {row['path']}",
-            ]
+            again = "the next run()" if row["again"] else "only run(retry_failed=True)"
+            lines.append(f"  {which}, after {row['epoch']} epochs ({again} tries it again):")
+            lines += [f"    {row['error']}", f"    {row['path']}"]
         super().__init__("\n".join(lines))
 
 
@@ -54,7 +49,10 @@ class Study:
     configs: what to run; equal configs are one run. runs: folder of the run store.
     """
 
-    def __init__(self, name: str, configs: Sequence[RunConfig], runs: str | Path | None = None):
+    def __init__(self, name: str, configs: Iterable[RunConfig], runs: str | Path | None = None):
+        if not isinstance(configs, Iterable):
+            raise TypeError(f"configs must be a list of configs, such as [config]; got {configs!r}")
+        configs = [checked_config(f"configs[{index}]", config) for index, config in enumerate(configs)]
         if not configs:
             raise ValueError("configs must hold at least one Config; got none")
         self.name = name
@@ -67,13 +65,17 @@ class Study:
         """Trains what is missing, resumes what was cut off, skips what is there or failed before.
 
         executor: any `concurrent.futures.Executor`, Dask's `client.get_executor()` for one (`workers` tells how on
-        SLURM); None for a process per core. Each run takes one thread, wherever it runs, and gives the same bytes.
+        SLURM); None for a process per core. Each run takes one thread, wherever it runs, and gives the same bytes; of
+        the threads of one process, one trains at a time.
         progress: show a bar. retry_failed: try also what `failures` lists as not to be tried again.
 
         A run that fails does not stop the others. StudyError, at the end, lists those that did: an error of the run's
         own is recorded in its folder and tried again only with retry_failed; a full disk, a damaged checkpoint, a
         worker that died three times are not the run's fault, and the next `run()` tries again by itself.
         """
+        if not (executor is None or isinstance(executor, Executor)):
+            wanted = "None or a concurrent.futures.Executor, such as client.get_executor() of a Dask client"
+            raise TypeError(f"executor must be {wanted}; got {executor!r}")
         missing, self._unrecorded = self.missing, {}
         asked = [run for run in missing if retry_failed or not failure(run)]
         own = OneProcessPerCore(min(joblib.cpu_count(), len(asked))) if executor is None and asked else None
@@ -88,7 +90,9 @@ class Study:
                 future.cancel()
             if own:
                 own.shutdown(cancel_futures=True)
-        self._unrecorded = unrecorded(futures)
+        deadline = time.monotonic() + PATIENCE
+        said = {run: _unrecorded(future, run, deadline) for future, run in futures.items()}
+        self._unrecorded = {run: problem for run, problem in said.items() if problem}
         if len(self.failures):
             raise StudyError(self)
         return self
@@ -100,14 +104,9 @@ class Study:
             _look(run, rows)
         total = sum(run.config.epochs for run in self.runs)
         done = total - sum(run.config.epochs for run in missing)
-        with tqdm(
-            total=total,
-            initial=done + sum(row.get("epoch", 0) for _, row in rows.values()),
-            desc=f"study {self.name}",
-            unit="epoch",
-            file=sys.stdout,
-            disable=not progress,
-        ) as bar:
+        initial = done + sum(row.get("epoch", 0) for _, row in rows.values())
+        options = {"desc": f"study {self.name}", "unit": "epoch", "file": sys.stdout, "disable": not progress}
+        with tqdm(total=total, initial=initial, **options) as bar:
             while pending:
                 _, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                 changed = [run for run in missing if _look(run, rows)]
@@ -115,19 +114,24 @@ class Study:
                 if changed and len(latest):
                     bar.update(done + int(latest.epoch.sum()) - bar.n)
                     shown = {label: column for run in missing for label, column in run.config.shown.items()}
-                    bar.set_postfix_str(
-                        ", ".join(f"{label} {_range(latest[column])}" for label, column in shown.items())
-                    )
+                    low, high = latest.min(), latest.max()
+                    ranges = (f"{label} {low[c]:.2f}…{high[c]:.2f}" for label, c in shown.items() if c in low)
+                    bar.set_postfix_str(", ".join(ranges))
 
     @property
     def missing(self) -> list[Run]:
         """The runs that are neither finished in the run store nor shipped; damaged ones among them."""
-        return [run for run in self.runs if not available(run)]
+        return [run for run in self.runs if not _available(run)]
 
     @functools.cached_property
     def settings(self) -> pd.DataFrame:
         """A row per run, indexed as `self.runs`: task, algorithm, what else differs among them, seed."""
-        return settings([run.config for run in self.runs])
+        configs = [run.config for run in self.runs]
+        names = dict.fromkeys(field.name for config in configs for field in fields(config))
+        table = pd.DataFrame({name: [_spelled(getattr(c, name, None)) for c in configs] for name in names})
+        table["task"] = [str(config.task) for config in configs]  # which may be one of the user's
+        others = table.drop(columns=["task", "algorithm", "seed"])
+        return table[["task", "algorithm", *others.columns[others.nunique() > 1], "seed"]]
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -138,15 +142,30 @@ class Study:
         rows = [
             {"run": index, **self.settings.loc[index], **found, "path": str(run.path)}
             for index, run in enumerate(self.runs)
-            if (found := problem(run, self._unrecorded))
+            if (found := self._problem(run))
         ]
         return pd.DataFrame(rows, columns=["run", *self.settings, "epoch", "error", "again", "path"])
+
+    def _problem(self, run: Run) -> dict | None:
+        """Of a run that is not there because it failed: epoch, error, again, as in `failures`."""
+        if _available(run):
+            return None
+        try:
+            epoch = run.epoch
+        except NOT_THE_RUNS_FAULT as error:
+            return {"epoch": 0, "error": f"{type(error).__name__}: {error}", "again": True}
+        if run in self._unrecorded:
+            return {"epoch": epoch, "error": self._unrecorded[run], "again": True}
+        if record := failure(run):
+            return {"epoch": epoch, "error": f"{record['type']}: {record['message']}", "again": False}
+        return None
 
     def status(self) -> pd.DataFrame:
         """A row per group of settings, seeds together: how many runs there are, and how many in which of STATES.
 
-        core_hours: about what the missing ones take on one core of this machine, failed ones included, by the timing of
-        the most similar runs in this store; where there are none, of the shipped benchmarks; NaN where unknown.
+        core_hours: about what the missing ones take on one core, failed ones included, by the median of this study's
+        runs of the same settings, else of its task, else of the newest of the task in this store, else of shipped
+        ones; NaN where none was ever timed.
         """
         outlook, groups = self._outlook(), [name for name in self.settings if name != "seed"]
         counts = {state: outlook.state == state for state in STATES}
@@ -156,17 +175,23 @@ class Study:
 
     def _outlook(self) -> pd.DataFrame:
         """A row per run: its state, and the seconds of one core that it still needs."""
-        rows, memory = [], {}
+        rows = []
         for run in self.runs:
-            if available(run):
-                rows.append(("finished" if run.finished else "shipped", 0.0))
+            if _available(run):
+                rows.append(("finished" if run.finished else "shipped", 0, _pace(run)))
                 continue
-            failed = problem(run, self._unrecorded)
+            failed = self._problem(run)
             epoch = failed["epoch"] if failed else run.epoch
-            steps = (run.config.epochs - epoch) * run.config.steps_per_epoch
+            left = (run.config.epochs - epoch) * run.config.steps_per_epoch
             state = "failed" if failed else "partial" if epoch else "not begun"
-            rows.append((state, steps * seconds_per_step(run.config, run.folder, memory)))
-        return pd.DataFrame(rows, columns=["state", "seconds"])
+            rows.append((state, left, _pace(run) if epoch else np.nan))
+        table = self.settings.join(pd.DataFrame(rows, columns=["state", "left", "pace"]))
+        groups = [name for name in self.settings if name not in ("seed", "total_steps", "iterations")]
+        pace = table.groupby(groups, sort=False).pace.transform("median")
+        pace = pace.fillna(table.groupby("task").pace.transform("median"))
+        for task in table.task[(table.left > 0) & pace.isna()].unique():
+            pace[table.task == task] = _pace_elsewhere(task, self.runs[0].folder)
+        return table.assign(seconds=np.where(table.left > 0, table.left * pace, 0.0))[["state", "seconds"]]
 
     def __str__(self) -> str:
         outlook = self._outlook()
@@ -174,8 +199,9 @@ class Study:
         said = f"{len(outlook) - len(missing)} of {len(outlook)} runs are there"
         if len(missing):
             cores = min(joblib.cpu_count(), len(missing))
-            seconds = np.maximum(missing.seconds.sum(skipna=False) / cores, missing.seconds.max(skipna=False))
-            said += f"; the other {len(missing)} would take {spoken(seconds)} on {cores} cores"
+            seconds = max(missing.seconds.sum(skipna=False) / cores, missing.seconds.max())  # NaN if any is
+            how_long = "an unknown time" if np.isnan(seconds) else f"about {tqdm.format_interval(seconds)}"
+            said += f"; the other {len(missing)} would take {how_long} on {cores} cores"
         failed = (outlook.state == "failed").sum()
         return said + (f"; {failed} failed, see .failures" if failed else "")
 
@@ -208,6 +234,39 @@ class Study:
         return pd.concat([labels, *([pd.concat(begun.values(), ignore_index=True)] if begun else [])], axis=1)
 
 
+def _spelled(value: object) -> object:
+    """A number as it is, else text: of a dataclass its name and the fields that are not at their defaults."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    if not is_dataclass(value):
+        return "none" if value is None else str(value)
+    told = [
+        f"{f.name}={_spelled(getattr(value, f.name))}"
+        for f in fields(value)
+        if f.default is MISSING or getattr(value, f.name) != f.default
+    ]
+    return type(value).__name__ + (f"({', '.join(told)})" if told else "")
+
+
+def _unrecorded(future: Future, run: Run, deadline: float) -> str | None:
+    """What went wrong with a run that is no longer tried, where its folder does not say it."""
+    if future.cancelled():
+        return "its executor cancelled it"
+    if error := future.exception():
+        return f"{type(error).__name__}: {error}"
+    while not (arrived := _available(run) or failure(run) is not None) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return None if arrived else "what it trained is not here: its workers do not share this run store"
+
+
+def _available(run: Run) -> bool:
+    """Whether its results are there; a damaged one's are not."""
+    try:
+        return run.available
+    except NOT_THE_RUNS_FAULT:  # its checkpoint is damaged, or may not be read
+        return False
+
+
 def _look(run: Run, rows: dict[Run, tuple[int, dict]]) -> bool:
     """Reads the run's last row of progress if its checkpoint changed; whether it did."""
     try:
@@ -220,6 +279,22 @@ def _look(run: Run, rows: dict[Run, tuple[int, dict]]) -> bool:
     return True
 
 
-def _range(values: pd.Series) -> str:
-    low, high = values.min(), values.max()
-    return f"{low:.2f}" if len(values) == 1 else f"{low:.2f}…{high:.2f}"
+def _pace(run: Run) -> float:
+    """Seconds of an environment step; NaN of what was not timed, or is damaged."""
+    with suppress(*NOT_THE_RUNS_FAULT):
+        return float(run.timing.total.median()) / run.config.steps_per_epoch
+    return np.nan
+
+
+def _pace_elsewhere(task: str, folder: Path) -> float:
+    """The same of a task's newest runs in the store, else of shipped ones, whatever their settings; NaN of none."""
+    newest = sorted((folder / task).glob("*/checkpoint"), key=lambda path: path.stat().st_mtime)[-9:]
+    paces = []
+    for path in newest:
+        with suppress(*NOT_THE_RUNS_FAULT, AttributeError, IndexError):  # damaged, or before its first epoch
+            tables = unpack_tables(load_checkpoint(path)[0])
+            paces.append(tables["timing"].total.median() / tables["progress"].steps.iloc[0])
+    if not paces:
+        shipped = [(pack, row) for pack in packs() for row in pack.runs[pack.runs.task == task].itertuples()]
+        paces = [row.total / pack.table("progress", row.Index).steps.iloc[0] for pack, row in shipped[-9:]]
+    return float(np.median(paces)) if paces else np.nan

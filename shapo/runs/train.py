@@ -147,12 +147,7 @@ def plain_torch() -> Iterator[None]:
     dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     # A context of PyTorch's for the device slows every call, so only where one is needed.
     device = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
-    with (
-        device,
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast("cpu", enabled=False),
-    ):
+    with device, torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         try:
             torch.set_default_dtype(torch.float32)
             torch.set_float32_matmul_precision("highest")
@@ -175,9 +170,7 @@ def _shorter(run: Run) -> Run | None:
     length, found = run.config.length, []
     same_seed = run.path.name.rpartition("-")[0]
     for path in run.path.parent.glob(f"{same_seed}-*/config.json") if length else ():
-        with suppress(
-            OSError, ValueError, KeyError, TypeError, CorruptCheckpointError
-        ):  # then not from this one
+        with suppress(OSError, ValueError, KeyError, TypeError, CorruptCheckpointError):  # not from this one
             other = replace(run.config, **{length: json.loads(path.read_bytes())["config"][length]})
             other = Run(other, run.folder)
             if other.path == path.parent and other.config.epochs < run.config.epochs and other.finished:
@@ -205,14 +198,9 @@ def _epochs(run: Run, progress: bool) -> Iterator[dict]:
     label = f"{type(config.algorithm).__name__} {config.task} seed {config.seed}"
     with _recording_failure(run):
         trainer, saved = _begun(run), time.monotonic()
-        with tqdm(
-            total=config.epochs,
-            initial=trainer.epoch,
-            desc=label,
-            unit="epoch",
-            file=sys.stdout,
-            disable=not progress,
-        ) as bar:
+        bar = tqdm(desc=label, total=config.epochs, initial=trainer.epoch, unit="epoch", disable=not progress,
+                   file=sys.stdout)  # fmt: skip
+        with bar:
             while trainer.epoch < config.epochs:
                 try:
                     row = trainer.run_epoch()

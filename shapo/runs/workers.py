@@ -24,10 +24,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
 from loky import ProcessPoolExecutor
+
+from shapo.runs.identity import RunConfig
+from shapo.runs.run import Run
+from shapo.runs.train import NOT_THE_RUNS_FAULT, failure, train
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 ONE_RUN_PER_JOB: dict[str, Any] = {
@@ -38,10 +43,32 @@ ONE_RUN_PER_JOB: dict[str, Any] = {
 LIVES = 3  # of a call: so many processes may die under it before it fails
 
 
+def attempt(config: RunConfig, path: Path, token: str) -> None:
+    """What a study calls in a worker: trains the run of that path.
+
+    Errors that its folder records stay there: not each of them can travel.
+
+    token: makes every attempt a call of its own; Dask would not repeat an equal one.
+    """
+    run = Run(config, path.parent.parent)
+    if run.path != path:
+        raise RuntimeError(
+            f"a class in the config of {path.name} has other code in the executor's workers than here"
+        )
+    try:
+        train(config, runs=run.folder, progress=False)
+    except NOT_THE_RUNS_FAULT:
+        raise
+    except Exception:
+        if not failure(run):
+            raise
+
+
 class OneProcessPerCore(Executor):
     """A thread per core, each with a loky process to itself, fresh and single-threaded.
 
-    Loky, so that classes defined in a notebook cell reach the processes. A pool of one each, so that a process that
+    Loky, so that classes defined in a notebook cell reach the processes, and a script needs no `if __name__ ==
+    "__main__"`, as Dask's LocalCluster does. A pool of one each, so that a process that
     dies (out of memory, say) takes one call with it, which is made again in another process; its neighbours go on. A
     call under which LIVES processes died raises BrokenProcessPool. They end with this process, however it ends.
     """

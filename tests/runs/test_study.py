@@ -19,9 +19,10 @@ import pytest
 import torch
 
 import shapo
-from shapo.runs import durations, outcomes, workers
+from shapo.algorithms.trainer import Trainer
 from shapo.runs import study as studies
-from shapo.runs.settings import settings
+from shapo.runs import workers
+from shapo.runs.packing import pack
 from shapo.runs.store import load_checkpoint
 from shapo.runs.study import StudyError
 from shapo.runs.train import failure
@@ -38,7 +39,7 @@ def results(folder):
         tables = [(run / f"{name}.csv").read_bytes() for name in ("progress", "episodes")]
         arrays, meta = load_checkpoint(run / "checkpoint")
         arrays = {k: v.tobytes() for k, v in arrays.items() if not k.startswith("timing:")}
-        found[run.name] = (tables, arrays, meta["totals"], meta["algorithm"], meta["action_rng"])
+        found[run.name] = (tables, arrays, {k: v for k, v in meta.items() if k != "provenance"})
     return found
 
 
@@ -55,8 +56,20 @@ def test_a_study_is_a_set_of_runs_in_any_number_of_threads(tmp_path):
     on_a_thread(shapo.Study("one", configs, tmp_path / "one"))
     assert results(tmp_path / "two") == results(tmp_path / "one") and len(results(tmp_path / "one")) == 2
     assert not study.progress[study.progress.run == 0].equals(study.progress[study.progress.run == 1])
+
+
+def test_what_a_study_does_not_take_is_named(tmp_path):
     with pytest.raises(ValueError, match="at least one Config"):
         shapo.Study("none", [])
+    with pytest.raises(
+        TypeError, match=r"configs must be a list of configs, such as \[config\]; got Config\(task="
+    ):
+        shapo.Study("x", SMALL)
+    with pytest.raises(TypeError, match=r"configs\[1\] must be a shapo.Config or a shapo.RobotConfig; got 5"):
+        shapo.Study("x", [SMALL, 5])
+    assert len(shapo.Study("x", (replace(SMALL, seed=seed) for seed in (1, 2))).runs) == 2
+    with pytest.raises(TypeError, match=r"executor must be None or a concurrent.futures.Executor.* got 2"):
+        shapo.Study("x", [SMALL], tmp_path).run(2)
 
 
 @dataclass(frozen=True)
@@ -216,6 +229,34 @@ def test_a_dask_cluster_with_a_killed_worker_gives_the_serial_bytes(tmp_path, se
     assert results(tmp_path / "runs") == results(serial_cell)
 
 
+# Two robots first, so that two threads would build the first one at once; then a perturbation that draws.
+RANDOM = """
+@dataclass(frozen=True)
+class RandomSAM:
+    def __call__(self, gradient, fisher, samples):
+        return 1e-3 * torch.randn_like(gradient)
+
+robot = shapo.RobotConfig("DiffAnt", shapo.PPO(horizon=8, passes=2, minibatches=2), iterations=2, num_envs=4)
+configs = [replace(robot, seed=seed) for seed in (1, 2)] + [replace(small, actor=RandomSAM(), seed=s) for s in (1, 2)]
+study = shapo.Study("random", configs, sys.argv[1])
+"""
+TWO_THREADS = SERIAL.replace("(1)", "(2)")
+DASK_THREADS = """
+from distributed import Client, LocalCluster
+with LocalCluster(1, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as client:
+    study.run(client.get_executor(), progress=False)
+"""
+
+
+def test_threads_of_one_process_give_the_serial_bytes(tmp_path):
+    for name, code in {"one": SERIAL, "two": TWO_THREADS, "dask": DASK_THREADS}.items():
+        cell(RANDOM + code, tmp_path / name)
+    expected = results(tmp_path / "one")
+    assert len(expected) == 4
+    assert results(tmp_path / "two") == expected
+    assert results(tmp_path / "dask") == expected
+
+
 def test_an_interrupt_ends_the_processes_and_the_next_run_goes_on(tmp_path):
     study = shapo.Study("long", [replace(SMALL, total_steps=400_000, seed=seed) for seed in (1, 2)], tmp_path)
 
@@ -243,7 +284,7 @@ def test_a_study_whose_workers_see_another_store_says_so(tmp_path, monkeypatch):
                 function, config, tmp_path / "elsewhere" / path.relative_to(tmp_path / "here"), token
             )
 
-    monkeypatch.setattr(outcomes, "PATIENCE", 0.0)
+    monkeypatch.setattr(studies, "PATIENCE", 0.0)
     with Elsewhere(1) as executor, pytest.raises(StudyError, match="do not share this run store"):
         shapo.Study("lost", [replace(SMALL, total_steps=400)], tmp_path / "here").run(
             executor, progress=False
@@ -341,7 +382,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:  # so far it went well
         patch.setattr(
             "shapo.algorithms.trainer.Trainer.run_epoch",
-            interrupted_after(2, shapo.algorithms.trainer.Trainer.run_epoch),
+            interrupted_after(2, Trainer.run_epoch),
         )
         with pytest.raises(KeyboardInterrupt):
             shapo.train(config, runs=run.folder, progress=False)
@@ -414,7 +455,7 @@ def test_a_read_only_store(tmpfs):
 
 def stored(config, folder, seconds, epoch):
     """A run in the store whose epochs took `seconds` each, without training it."""
-    run, trainer = shapo.Run(config, folder), shapo.algorithms.trainer.Trainer(config)
+    run, trainer = shapo.Run(config, folder), Trainer(config)
     trainer.epoch = epoch
     trainer.progress = [{"epoch": i + 1, "steps": 400 * (i + 1), "episode_return": 1.0} for i in range(epoch)]
     trainer.timing = [{"total": value} for value in (*[seconds] * (epoch - 1), 100 * seconds)][:epoch]
@@ -426,41 +467,30 @@ def stored(config, folder, seconds, epoch):
 
 
 def test_how_long_the_missing_would_take(tmp_path, monkeypatch):
-    monkeypatch.setenv("SHAPO_DATA", str(tmp_path / "nothing shipped"))
-    shaken = shapo.FisherSAM(0.001)
-    for seed in (1, 2, 3):
-        stored(replace(SMALL, seed=seed), tmp_path, 4.0, 4)
-        stored(replace(SMALL, seed=seed, actor=shaken), tmp_path, 8.0, 3)
-        stored(replace(SMALL, seed=seed, algorithm="TRPOLag"), tmp_path, 12.0, 3)
+    """By its own runs of the same settings, else by those of its task, here or shipped."""
+    monkeypatch.setenv("SHAPO_DATA", str(tmp_path / "shipped"))
+    shaken, runs = shapo.FisherSAM(0.001), tmp_path / "runs"
+    four = [
+        SMALL,
+        replace(SMALL, actor=shaken),
+        replace(SMALL, algorithm="CPO"),
+        replace(SMALL, task="Ant-v4"),
+    ]
 
-    def seconds(**changes):
-        return durations.seconds_per_step(replace(SMALL, **changes), tmp_path) * 400
+    def seconds(study):
+        return (study.status().core_hours * 3600).tolist()
 
-    assert seconds(seed=7, total_steps=800_000) == 4.0 and seconds(actor=shapo.EuclideanSAM(0.1)) == 8.0
-    assert seconds(algorithm=shapo.TRPOLag(target_kl=0.03)) == 12.0
-    assert (
-        seconds(algorithm="CPO") == 4.0 and seconds(algorithm="CPO", actor=shaken) == 8.0
-    )  # never run: the nearest
-    assert np.isnan(seconds(task="Walker2d-v4"))
-    for said, value in (
-        ("about 89 s", 89),
-        ("about 12 min", 720),
-        ("about 3.1 h", 11_160),
-        ("unknown", np.nan),
-    ):
-        assert said in durations.spoken(value)
-
-
-def test_without_runs_the_shipped_benchmarks_tell(tmp_path, monkeypatch):
-    monkeypatch.setenv("SHAPO_DATA", str(tmp_path))
-    rows = [("PointGoal1-v0", "vanilla", 2.0), ("PointGoal1-v0", "SHAPO", 3.0), ("Ant-v4", "vanilla", 9.0)]
-    table = pd.DataFrame(rows, columns=["task", "side", "value"])
-    table = table.assign(benchmark="epochs", quantity="total", note="steps an epoch: 20000")
-    table.to_csv(tmp_path / "benchmarks.csv", index=False)
-    both = {"actor": shapo.FisherSAM(0.001), "critic": shapo.EuclideanSAM(0.05)}
-    assert durations.seconds_per_step(SMALL, tmp_path) == 2.0 / 20_000
-    assert durations.seconds_per_step(replace(SMALL, **both), tmp_path) == 3.0 / 20_000
-    assert np.isnan(durations.seconds_per_step(replace(SMALL, task="Walker2d-v4"), tmp_path))
+    study = shapo.Study("four", [replace(config, seed=seed) for config in four for seed in (1, 2)], runs)
+    assert np.isnan(seconds(study)).all() and "the other 8 would take an unknown time" in str(study)
+    stored(four[0], runs, 4.0, 4)
+    np.testing.assert_allclose(seconds(study), [16, 32, 32, np.nan])  # from the first run
+    stored(four[1], runs, 8.0, 3)
+    np.testing.assert_allclose(seconds(study), [16, 8 + 32, 2 * 24, np.nan])
+    other = shapo.Study("other", [replace(SMALL, gamma=0.9, total_steps=4_000)], runs)
+    np.testing.assert_allclose(seconds(other), [60])  # the store has runs of its task
+    pack(shapo.Study("one", [four[0]], runs), tmp_path / "shipped")
+    elsewhere = shapo.Study("other", [other.runs[0].config, four[3]], tmp_path / "empty")
+    np.testing.assert_allclose(seconds(elsewhere), [40, np.nan])
 
 
 def test_status_counts_runs_and_what_is_left_of_them(tmp_path, monkeypatch):
@@ -479,7 +509,7 @@ def test_status_counts_runs_and_what_is_left_of_them(tmp_path, monkeypatch):
     assert status[["runs", *studies.STATES]].to_numpy().tolist() == [[5, 1, 0, 1, 1, 2], [5, 0, 0, 0, 0, 5]]
     assert status.core_hours.tolist() == pytest.approx([1 + 2 + 8, 20])
     assert str(study) == (
-        "1 of 10 runs are there; the other 9 would take about 15.5 h on 2 cores; 1 failed, see .failures"
+        "1 of 10 runs are there; the other 9 would take about 15:30:00 on 2 cores; 1 failed, see .failures"
     )
     assert len(study.missing) == 9 and "not readable" in study.failures.error.item()
 
@@ -502,14 +532,14 @@ def test_tables_of_many_runs_say_whose_they_are(tmp_path):
 def test_settings_name_what_differs():
     configs = [
         SMALL,
-        replace(SMALL, algorithm=shapo.PIDLag(target_kl=0.02)),
+        replace(SMALL, algorithm=shapo.PIDLag(target_kl=0.03)),
         replace(SMALL, hidden_sizes=(4, 4)),
     ]
-    table = settings(configs)
+    table = shapo.Study("three", configs).settings
     assert table.columns.tolist() == ["task", "algorithm", "hidden_sizes", "seed"]
-    assert table.algorithm.tolist() == ["PIDLag", "PIDLag(target_kl=0.02)", "PIDLag"]
+    assert table.algorithm.tolist() == ["PIDLag", "PIDLag(target_kl=0.03)", "PIDLag"]
     assert table.hidden_sizes.tolist() == ["(8,)", "(8,)", "(4, 4)"]
-    actor = settings([SMALL, replace(SMALL, actor=shapo.FisherSAM(0.002))]).actor
+    actor = shapo.Study("two", [SMALL, replace(SMALL, actor=shapo.FisherSAM(0.002))]).settings.actor
     assert actor[0] == "none" and actor[1].startswith("FisherSAM(delta_down=0.002")
 
 
