@@ -149,7 +149,7 @@ def test_the_package_is_found_beside_a_clone_of_its_name(tmp_path):
 
 def test_nothing_names_one_machine():
     personal = re.compile(rf"(?<![\w.])/(?:root|home|Users)/|{re.escape(str(ROOT))}\b")
-    scripts = ["run_all.sh", ".ci/run", "environment.yml", "pyproject.toml"]
+    scripts = ["run_all.sh", ".ci/run", "environment.yml", "pyproject.toml", "Dockerfile"]
     for path in tracked():
         try:
             text = path.read_text(encoding="utf-8")
