@@ -197,10 +197,12 @@ def _epochs(run: Run, progress: bool) -> Iterator[dict]:
     config = run.config
     label = f"{type(config.algorithm).__name__} {config.task} seed {config.seed}"
     with _recording_failure(run):
-        trainer, saved = _begun(run), time.monotonic()
-        bar = tqdm(desc=label, total=config.epochs, initial=trainer.epoch, unit="epoch", disable=not progress,
-                   file=sys.stdout)  # fmt: skip
+        bar = tqdm(desc=label, total=config.epochs, unit="epoch", disable=not progress, file=sys.stdout,
+                   postfix="building the environments")  # fmt: skip
         with bar:
+            trainer, saved = _begun(run), time.monotonic()
+            bar.initial = bar.n = trainer.epoch
+            bar.unpause()  # the epochs' rate counts from here
             while trainer.epoch < config.epochs:
                 try:
                     row = trainer.run_epoch()

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -374,6 +375,7 @@ def test_one_thread_is_given_back():
 def test_progress_shows_what_matters(tmp_path, capsys):
     shapo.train(replace(SMALL, total_steps=800), runs=tmp_path)
     shown = capsys.readouterr().out
+    assert re.search(r" 0/\d+ .*building the environments", shown), "what a bar at 0 waits for"
     for word in ("PIDLag PointGoal1-v0 seed 1", "2/2", "return=", "cost=", "λ=", "KL=", "steps/s="):
         assert word in shown
 
