@@ -52,4 +52,13 @@ __all__ = [
     "make_env",
     "train",
     "trust_region_step",
+    "watch",
 ]
+
+
+def __getattr__(name: str):
+    if name == "watch":  # matplotlib takes a second to import, and most who train never look
+        from shapo.figures.watch import watch
+
+        return watch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

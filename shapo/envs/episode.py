@@ -3,21 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import mujoco
 import numpy as np
 
 
-def record_episode(policy: Callable, env, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-    """One episode of a one-environment `env` from a fresh reset, seen from above (metres).
+def record_episode(
+    policy: Callable, env: Any, rng: np.random.Generator | None = None, steps: int | None = None
+) -> dict[str, Any]:
+    """One episode of a one-environment `env` from a fresh reset, or its first `steps`.
 
-    Returns positions and goals (T, 2), hazards (k, 2), reward and cost (T,).
+    Returns reward and cost (T,), and what there is to see before each step. Of navigation, from above, in metres:
+    positions and goals (T, 2), hazards (k, 2). Of worlds of MuJoCo: geom_xpos (T, geoms, 3), geom_xmat (T, geoms, 9),
+    world, their model, and dt, seconds of a step. Of the differentiable robots: limbs (T, k, 2, 3), radii (k,), dt.
     """
-    observation, _ = env.reset()
-    hazards, rows, done = env.scene().get("hazards", np.zeros((1, 0, 2)))[0].copy(), [], False
-    while not done:
-        scene = env.scene()
-        observation, reward, cost, terminated, truncated, _ = env.step(policy(observation, rng))
-        rows.append((scene["agent"][0].copy(), scene["goal"][0].copy(), reward[0], cost[0]))
+    observation = env.reset()
+    observation, rows, done = observation[0] if isinstance(observation, tuple) else observation, [], False
+    look = _Sight(env)
+    while not done and len(rows) != steps:
+        seen = look()
+        observation, reward, *cost, terminated, truncated, _ = env.step(policy(observation, rng))
+        rows.append(seen | {"reward": float(reward[0]), "cost": float(cost[0][0]) if cost else 0.0})
         done = terminated[0] or truncated[0]
-    columns = zip(("positions", "goals", "reward", "cost"), zip(*rows, strict=True), strict=True)
-    return {"hazards": hazards} | {name: np.array(values) for name, values in columns}
+    return look.still | {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+class _Sight:
+    """What of an environment can be seen: `still` stays as it is, a call gives the rest, copied."""
+
+    def __init__(self, env: Any):
+        self.env, self.still, self._body = env, {}, None
+        if hasattr(env, "scene"):
+            self.still["hazards"] = env.scene().get("hazards", np.empty((1, 0, 2)))[0]
+        if hasattr(env, "simulator"):
+            self.still |= {"radii": env.simulator.skeleton(env.q)[1], "dt": 1 / 60}
+        elif (world := self._world()) is not None:
+            model, dt = (
+                world[0],
+                getattr(getattr(env, "physics", None), "frame_skip", 1) * world[0].opt.timestep,
+            )
+            # gymnasium's own has the textures that ours is stepped without
+            full = getattr(getattr(env, "_its", None), "model", model)
+            self.still |= {"world": full if full.ngeom == model.ngeom else model, "dt": dt}
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        seen, env = {}, self.env
+        if hasattr(env, "scene"):
+            scene = env.scene()
+            seen |= {"positions": scene["agent"][0].copy(), "goals": scene["goal"][0].copy()}
+        if hasattr(env, "simulator"):
+            seen["limbs"] = env.simulator.skeleton(env.q)[0][0]
+        elif "world" in self.still:
+            model, data = self._world()
+            body = mujoco.MjData(model)  # another than the environment's, whose own must not be touched
+            body.qpos[:], body.mocap_pos[:], body.mocap_quat[:] = data.qpos, data.mocap_pos, data.mocap_quat
+            mujoco.mj_kinematics(model, body)
+            seen |= {"geom_xpos": body.geom_xpos.copy(), "geom_xmat": body.geom_xmat.copy()}
+        return seen
+
+    def _world(self) -> tuple[mujoco.MjModel, mujoco.MjData] | None:
+        if hasattr(self.env, "physics"):
+            return self.env.physics.models[0], self.env.physics.datas[0]
+        env = getattr(self.env, "_envs", [self.env])[0]
+        env = getattr(env, "unwrapped", env)
+        env = getattr(env, "task", env)  # Safety-Gymnasium's
+        found = getattr(env, "model", None), getattr(env, "data", None)
+        return found if isinstance(found[0], mujoco.MjModel) else None

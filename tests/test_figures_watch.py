@@ -1,0 +1,108 @@
+"""Every task can be watched, wherever a picture comes from, and no driver ends the process."""
+
+import gymnasium
+import numpy as np
+import pytest
+from PIL import Image
+
+import shapo
+from shapo.envs.episode import record_episode
+from shapo.figures import watch as filming
+from shapo.figures.watch import watch
+from shapo.robots.env import DifferentiableEnv
+
+SAFE = ("PointGoal0-v0", "CarButton2-v0", "Ant-v4", "Walker2d-v4")
+
+
+class Untrained:
+    """A run whose policy pushes a little."""
+
+    def __init__(self, config):
+        self.config = config
+        env = config.make_env(1, 0, **config.undifferentiated)
+        self.push = np.full((1, env.single_action_space.shape[0]), 0.2)
+
+    def actor(self, observation, rng=None):
+        return self.push if isinstance(observation, np.ndarray) else observation.new_tensor(self.push)
+
+
+class Blind(gymnasium.Env):
+    """Nothing of it can be seen."""
+
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 1.0, False, False, {"cost": 0.5}
+
+
+CONFIGS = [
+    *(shapo.Config(task, num_envs=1) for task in SAFE),
+    shapo.Config(shapo.OwnTask("Hopper-v4", cost_limit=0, cost="termination"), num_envs=1),
+    shapo.Config(shapo.OwnTask(Blind, cost_limit=1, max_episode_steps=9), num_envs=1),
+    shapo.RobotConfig("DiffAnt"),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: str(config.task))
+def test_every_task_can_be_drawn(config, tmp_path):
+    film = watch(Untrained(config), tmp_path / "film.gif", steps=6, frames=3, render=False)
+    assert film.made_by == "drawing" and len(film.episode["reward"]) == len(film.episode["cost"]) == 6
+    with Image.open(tmp_path / "film.gif") as picture:
+        assert picture.n_frames == 3
+        first = np.asarray(picture.convert("L"))
+        picture.seek(2)
+        assert first.std() > 5 and (first != np.asarray(picture.convert("L"))).any()
+    assert "<script" in film._repr_html_()
+
+
+@pytest.mark.parametrize("config", [CONFIGS[1], CONFIGS[2], CONFIGS[-1]], ids=lambda config: str(config.task))
+def test_mujoco_makes_the_pictures_where_it_can(config, tmp_path):
+    film = watch(Untrained(config), tmp_path / "film.gif", steps=4, frames=2)
+    if film.made_by == "drawing":
+        pytest.skip("no library here draws without a screen")
+    with Image.open(tmp_path / "film.gif") as picture:
+        assert picture.n_frames == 2 and picture.size[0] == filming.SIZE[1]
+        assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_a_driver_that_dies_takes_nobody_with_it(tmp_path, monkeypatch):
+    (tmp_path / "render.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setattr(filming, "PROGRAM", tmp_path / "render.py")
+    assert watch(Untrained(CONFIGS[3]), steps=2).made_by == "drawing"
+
+
+def test_files_of_other_kinds_are_refused(tmp_path):
+    film = shapo.watch(Untrained(CONFIGS[5]), steps=2)
+    for name in ("film.avi", "film"):
+        with pytest.raises(ValueError, match=r"path must end in \.gif"):
+            film.save(tmp_path / name)
+
+
+def test_looking_on_changes_nothing():
+    """The simulators' own derived quantities, which the next step builds on, are not touched."""
+    for task in SAFE:
+        env, unseen = shapo.make_env(task, seed=3), shapo.make_env(task, seed=3)
+        push = np.full((1, env.single_action_space.shape[0]), 0.3)
+        episode = record_episode(lambda observation, rng, push=push: push, env, steps=40)
+        unseen.reset()
+        steps = [unseen.step(push)[1:3] for _ in range(len(episode["reward"]))]
+        assert np.array_equal(np.array(steps)[..., 0].T, [episode["reward"], episode["cost"]])
+        assert np.array_equal(env.observe(), unseen.observe())
+
+
+def test_the_worlds_geoms_are_where_the_simulator_has_them():
+    env = shapo.make_env("Walker2d-v4", seed=3)
+    push = np.full((1, 6), 0.3)
+    episode = record_episode(lambda observation, rng: push, env, steps=5)
+    theirs = gymnasium.make("Walker2d-v4").unwrapped
+    theirs.reset(seed=3)
+    np.testing.assert_allclose(episode["geom_xpos"][0], theirs.data.geom_xpos, atol=1e-12)
+    assert episode["dt"] == pytest.approx(theirs.dt) and episode["world"].ntex > 0
+    robots = DifferentiableEnv("DiffAnt", 1, 4, gradients=False)
+    limbs = record_episode(lambda observation, rng: observation.new_zeros(1, 8), robots, steps=2)["limbs"]
+    again = DifferentiableEnv("DiffAnt", 1, 4, gradients=False)
+    again.reset()
+    np.testing.assert_array_equal(limbs[0], again.simulator.skeleton(again.q)[0][0])
