@@ -1,5 +1,6 @@
 """The command line of results.
 
+python -m shapo.experiments run campaign                 trains what is missing of everything; cut off, it goes on there
 python -m shapo.experiments pack all --profile laptop    writes figures/data/laptop/ from the run store
 python -m shapo.experiments verify 3                     retrains 3 shipped runs, drawn at random, and compares
 """
@@ -17,31 +18,40 @@ from shapo.experiments import robots, safety
 from shapo.experiments.profiles import PROFILES
 from shapo.runs.packing import pack
 from shapo.runs.shipped import CorruptPackError, data_folder
+from shapo.runs.study import Study, StudyError
 from shapo.runs.verify import OUTCOMES, exit_status, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Exit status 2: a mistake in it, which is told; 1: a damaged pack; else `exit_status`."""
     parser = argparse.ArgumentParser(
-        prog="shapo.experiments", allow_abbrev=False, description="Pack results, or verify packed ones."
+        prog="shapo.experiments", allow_abbrev=False, description="Make results, pack or verify them."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("verify", help="retrain shipped runs and compare", allow_abbrev=False)
     command.add_argument("number", metavar="N", type=_number, help="how many, drawn at random; or: all")
     command.add_argument("--seed", type=int, help="of the draw (default: another one each time)")
     command.add_argument("--study", metavar="NAME", help="only from the pack of this name")
-    command = commands.add_parser("pack", help="pack the runs of an experiment", allow_abbrev=False)
-    command.add_argument(
-        "name", help="of the experiment; all: those of all figures of SHAPO; robots: of SHAC-ASAM"
-    )
-    command.add_argument("--profile", default="laptop", choices=list(PROFILES), help="(default: laptop)")
+    packing = commands.add_parser("pack", help="pack the runs of an experiment", allow_abbrev=False)
+    running = commands.add_parser("run", help="train what is missing of an experiment", allow_abbrev=False)
+    for command in (running, packing):
+        command.add_argument(
+            "name",
+            help="of the experiment; all: those of all figures of SHAPO; campaign: its other experiments too; "
+            "robots: of SHAC-ASAM",
+        )
+        command.add_argument("--profile", default="laptop", choices=list(PROFILES), help="(default: laptop)")
+    command = packing
     command.add_argument("--partial", action="store_true", help="pack what there is of an unfinished study")
     command.add_argument(
         "--replace", action="store_true", help="let go of packed runs that are not in the study"
     )
     options = parser.parse_args(arguments)
     try:
-        return _verify(options) if options.command == "verify" else _pack(options)
+        return {"verify": _verify, "pack": _pack, "run": _run}[options.command](options)
+    except StudyError as error:
+        print(error, file=sys.stderr)
+        return 1
     except (ValueError, CorruptPackError, FileNotFoundError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
@@ -67,9 +77,19 @@ def _verify(options: argparse.Namespace) -> int:
     return exit_status(verdicts)
 
 
+def _study(options: argparse.Namespace) -> Study:
+    return (robots if options.name in robots.EXPERIMENTS else safety).study(options.name, options.profile)
+
+
+def _run(options: argparse.Namespace) -> int:
+    study = _study(options)
+    print(study, flush=True)
+    study.run()
+    return 0
+
+
 def _pack(options: argparse.Namespace) -> int:
-    of_robots = options.name in robots.EXPERIMENTS
-    study = (robots if of_robots else safety).study(options.name, options.profile)
+    study = _study(options)
     packed, folder = pack(study, partial=options.partial, replace=options.replace), data_folder() / study.name
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"{folder}: {len(packed)} of {len(study.runs)} runs, {size:.1f} MB")

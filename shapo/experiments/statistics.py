@@ -15,16 +15,15 @@ interval of the interquartile mean covers the truth 94 times in 100 with ten see
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import trim_mean
+from scipy.stats import bootstrap, trim_mean
 
-from shapo.checks import BELOW_1, UNIT, whole
+from shapo.checks import BELOW_1, whole
 
 Scores = ArrayLike | Mapping[object, ArrayLike] | Sequence[ArrayLike]
 CELL = ["task", "baseline", "variant"]  # one line of a table; its runs differ in their seeds
@@ -41,12 +40,6 @@ def iqm(scores: Scores, axis: int | None = None) -> float | np.ndarray:
     return trim_mean(scores, 0.25, axis=axis)
 
 
-def tail(costs: ArrayLike, q: float = 0.95) -> float:
-    """The q-quantile of episodic costs (episodes,), linear between order statistics; q from 0 to 1."""
-    UNIT("q", q)
-    return float(np.quantile(_runs("costs", costs), q))
-
-
 def interval(
     scores: Scores,
     rng: np.random.Generator,
@@ -60,12 +53,10 @@ def interval(
     The interval covers other seeds on the same tasks, not other tasks. A task with a single run says nothing about
     seeds: then there is no interval, and the answer is (nan, nan).
     """
-    _check_bootstrap(rng, level, repetitions)
     strata = _strata("scores", scores).values()
-    if min(map(len, strata)) < 2:
-        return math.nan, math.nan
-    resampled = [values[_resample(rng, values, repetitions)] for values in strata]
-    return _percentiles(statistic(np.concatenate(resampled, axis=1), axis=-1), level)
+    return bootstrap_interval(
+        strata, lambda *runs, axis: statistic(np.concatenate(runs, axis), axis=axis), rng, level, repetitions
+    )
 
 
 def probability_of_improvement(x: Scores, y: Scores, lower_is_better: bool = False) -> float:
@@ -73,7 +64,7 @@ def probability_of_improvement(x: Scores, y: Scores, lower_is_better: bool = Fal
 
     Per task, Mann and Whitney's U / (seeds of x · seeds of y). lower_is_better: P(X < Y) instead, for costs.
     """
-    return float(np.mean([_wins(a, b, lower_is_better).mean() for a, b in _pairs(x, y)]))
+    return float(np.mean([_wins(a[:, None], b, lower_is_better).mean() for a, b in _pairs(x, y)]))
 
 
 def improvement_interval(
@@ -89,32 +80,18 @@ def improvement_interval(
     As `interval`: (nan, nan) where a task has a single run. Where all runs of x beat all of y it is (1, 1), though
     five equal runs do that to five others once in 252 times.
     """
-    _check_bootstrap(rng, level, repetitions)
     pairs = _pairs(x, y)
-    if min(min(len(a), len(b)) for a, b in pairs) < 2:
-        return math.nan, math.nan
-    estimates = np.zeros(repetitions)
-    for a, b in pairs:
-        i, j = _resample(rng, a, repetitions), _resample(rng, b, repetitions)
-        estimates += _wins(a, b, lower_is_better)[i[:, :, None], j[:, None, :]].mean((1, 2)) / len(pairs)
-    return _percentiles(estimates, level)
 
+    def improvement(*runs: np.ndarray, axis: int) -> np.ndarray:
+        wins = [
+            _wins(a[..., :, None], b[..., None, :], lower_is_better).mean((-2, -1))
+            for a, b in zip(runs[::2], runs[1::2], strict=True)
+        ]
+        return np.mean(wins, axis=0)
 
-@functools.cache
-def false_alarm_rate(seeds: int, draws: int = 1000) -> float:
-    """How often `improvement_interval` leaves ½ out, of two equal methods with `seeds` runs each: not 5 % for few.
-
-    The interval depends on the order of the runs only, and of equal methods every order is as likely. From `draws` of
-    them; at least 2 seeds.
-    """
-    whole(2)("seeds", seeds)
-    rng = np.random.default_rng(0)
-    alarms = 0
-    for _ in range(draws):
-        x, y = rng.permutation(2 * seeds).reshape(2, seeds)
-        low, high = improvement_interval(x, y, rng, repetitions=500)
-        alarms += low > 0.5 or high < 0.5
-    return alarms / draws
+    return bootstrap_interval(
+        [values for pair in pairs for values in pair], improvement, rng, level, repetitions
+    )
 
 
 def pareto_front(cost: ArrayLike, return_: ArrayLike) -> np.ndarray:
@@ -225,9 +202,24 @@ def _pairs(x: Scores, y: Scores) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _wins(x: np.ndarray, y: np.ndarray, lower_is_better: bool) -> np.ndarray:
-    """(seeds of x, seeds of y): 1 where the run of x is better, ½ where they tie."""
-    beats = np.less if lower_is_better else np.greater
-    return beats.outer(x, y) + 0.5 * np.equal.outer(x, y)
+    """1 where the run of x is better, ½ where they tie; broadcast."""
+    return (x < y if lower_is_better else x > y) + 0.5 * (x == y)
+
+
+def bootstrap_interval(
+    samples: Iterable[np.ndarray], statistic: Callable[..., np.ndarray], rng: np.random.Generator,
+    level: float = 0.95, repetitions: int = REPETITIONS,
+) -> tuple[float, float]:  # fmt: skip
+    """SciPy's percentile bootstrap: resamples each sample on its own. (nan, nan) where one has a single run."""
+    _check_bootstrap(rng, level, repetitions)
+    samples = tuple(samples)
+    if min(map(len, samples)) < 2:
+        return math.nan, math.nan
+    found = bootstrap(
+        samples, statistic, n_resamples=repetitions, confidence_level=level, method="percentile",
+        vectorized=True, rng=rng,
+    )  # fmt: skip
+    return tuple(map(float, found.confidence_interval))
 
 
 def _check_bootstrap(rng: np.random.Generator, level: float, repetitions: int) -> None:
@@ -235,16 +227,6 @@ def _check_bootstrap(rng: np.random.Generator, level: float, repetitions: int) -
         raise ValueError(f"rng must be a numpy.random.Generator; got {rng!r}")
     BELOW_1("level", level)
     whole(1)("repetitions", repetitions)
-
-
-def _resample(rng: np.random.Generator, values: np.ndarray, repetitions: int) -> np.ndarray:
-    """Indices (repetitions, seeds) of as many runs as there are, drawn with replacement."""
-    return rng.integers(len(values), size=(repetitions, len(values)))
-
-
-def _percentiles(estimates: np.ndarray, level: float) -> tuple[float, float]:
-    low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _cells(runs: pd.DataFrame, metrics: list[str]) -> dict[tuple[str, str, str], pd.DataFrame]:

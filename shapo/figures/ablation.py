@@ -27,7 +27,7 @@ def ablation(
 
     The reference goes through each panel as a line, with its interval as a band. Constant metrics are left out.
 
-    results: `experiments.results`. comparison: `report.comparison` of them; its metrics are drawn, in order.
+    results: `experiments.results`. comparison: `safety.comparison` of them; its metrics are drawn, in order.
     variants: the lines, top to bottom; those in results if not given. One without runs keeps an empty line.
     Raises ValueError where there is no run to draw.
     """

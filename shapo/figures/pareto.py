@@ -23,7 +23,7 @@ def pareto(runs: pd.DataFrame, table: pd.DataFrame, x: Names, labels: Names, lim
 
     Points are interquartile means over seeds with their intervals; seeds are faint; step lines are Pareto fronts.
 
-    runs: `experiments.results`, for the seeds. table: `report.comparison` of it, for the points.
+    runs: `experiments.results`, for the seeds. table: `safety.comparison` of it, for the points.
     x: task -> metric on the horizontal axis; a panel each, in this order. labels: metric -> axis label.
     limits: task -> the cost limit, in the metric's unit.
     """

@@ -23,9 +23,9 @@ from loky import ProcessPoolExecutor
 from scipy.stats import ttest_ind
 from tqdm import tqdm
 
-from shapo.algorithms import CPO, PIDLag, TRPOLag
 from shapo.algorithms.config import Config
 from shapo.experiments.profiles import PROFILES
+from shapo.experiments.safety import OMNISAFE
 from shapo.peers import omnisafe as omnisafe_adapter
 from shapo.runs.packing import pack
 from shapo.runs.run import Run, provenance
@@ -41,13 +41,7 @@ SIDES = ("ours", "OmniSafe")
 LABELS = ["baseline", "side", "seed"]
 METRICS = {"return": "return per episode", "cost": "cost per episode", "λ": "multiplier λ"}  # last quarter
 
-# OmniSafe's defaults. On a task with two actions its KL of 0.01 is one of 0.02, and its damping counts double; its CPO
-# tries 20 steps and does not divide the violation by the episode's length.
-BASELINES = {
-    "TRPO-Lag": TRPOLag(),
-    "TRPO-PID": PIDLag(),
-    "CPO": CPO(line_search_steps=20, cost_per_step=False),
-}
+BASELINES = OMNISAFE  # by name, with OmniSafe's settings
 
 Experiment = Mapping[str, Sequence[Config]]  # baseline -> the config of each seed
 

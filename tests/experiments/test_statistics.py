@@ -13,14 +13,12 @@ from pandas.util import _decorators
 
 from shapo.experiments.statistics import (
     compare,
-    false_alarm_rate,
     improvement_interval,
     interval,
     iqm,
     pareto_front,
     probability_of_improvement,
     readable,
-    tail,
 )
 
 
@@ -191,12 +189,6 @@ def test_probability_of_improvement_counts_ties_half_and_turns_for_costs():
     assert improvement_interval([1, 2], [3, 4], generator(), lower_is_better=True) == (1.0, 1.0)
 
 
-def test_tail_is_a_quantile():
-    assert tail(range(101)) == 95
-    assert tail([0, 0, 0, 0, 1], q=0.8) == pytest.approx(0.2)
-    assert (tail([4, 7], 0), tail([4, 7], 1)) == (4, 7)
-
-
 @pytest.mark.parametrize("values", [3, 1000])
 @pytest.mark.parametrize("seed", range(5))
 def test_pareto_front_is_what_nothing_dominates(values, seed):
@@ -338,8 +330,6 @@ def test_bad_input_is_refused():
         ("at least one task", lambda: iqm({})),
         (r"got shape \(1, 2, 2\)", lambda: iqm(np.ones((1, 2, 2)))),
         ("only one holds", lambda: probability_of_improvement({"a": x}, {"b": x})),
-        ("q must be", lambda: tail(x, 1.5)),
-        ("costs must be", lambda: tail([])),
         ("as long; got 2 and 1", lambda: pareto_front([1, 2], [1])),
         ("return_ must be", lambda: pareto_front([1], [math.inf])),
         ("name at least one metric", lambda: compare(runs(), rng)),
@@ -350,13 +340,3 @@ def test_bad_input_is_refused():
     for message, call in refused:
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_equal_methods_look_different_as_often_as_the_false_alarm_rate_says():
-    rng = np.random.default_rng(5)
-    intervals = [improvement_interval(*rng.standard_normal((2, 5)), rng, repetitions=500) for _ in range(600)]
-    found = np.mean([low > 0.5 or high < 0.5 for low, high in intervals])
-    assert false_alarm_rate(5) == pytest.approx(found, abs=0.04)
-    assert 0.07 < false_alarm_rate(5) < 0.14 < false_alarm_rate(3)  # and not 0.05
-    with pytest.raises(ValueError, match="seeds must be a whole number, at least 2; got 1"):
-        false_alarm_rate(1)

@@ -11,7 +11,7 @@ import pytest
 
 from shapo import figures
 from shapo.experiments import safety as experiments
-from shapo.experiments.report import comparison
+from shapo.experiments.safety import comparison
 from shapo.figures.style import LOOKS, looks
 
 VARIANTS = ("vanilla", "SHAPO Actor", "SHAPO", "E-SAM", "E-SAM ρ = 0.1", "E-SAM ρ = 0.3")

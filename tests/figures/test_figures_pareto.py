@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from shapo import figures
-from shapo.experiments import report, statistics
 from shapo.experiments import safety as experiments
+from shapo.experiments import statistics
 
 X = {"PointGoal1-v0": "cost_rate", "Walker2d-v4": "failures"}
 LABELS = {metric: label for metric, (label, _) in experiments.METRICS.items()}
@@ -36,7 +36,7 @@ def runs(seeds: int = 4, baselines=("TRPOLag", "CPO", "CRPO", "mine")) -> pd.Dat
 
 def draw(table: pd.DataFrame, figure=figures.pareto, limits=None) -> tuple[list, pd.DataFrame]:
     """The panels, and the comparison that they draw."""
-    comparison = report.comparison(table, np.random.default_rng(0))
+    comparison = experiments.comparison(table, np.random.default_rng(0))
     return figure(table, comparison, X, LABELS, limits).axes, comparison
 
 
@@ -218,7 +218,7 @@ def test_panels_of_costs_say_what_is_missing_and_leave_out_what_was_not_asked_fo
 
 
 def test_the_figures_are_written_with_the_same_bytes(tmp_path):
-    comparison = report.comparison(runs(), np.random.default_rng(0))
+    comparison = experiments.comparison(runs(), np.random.default_rng(0))
     drawings = {
         "pareto": lambda: figures.pareto(runs(), comparison, X, LABELS, LIMITS),
         "tails": lambda: figures.tails(costs(), LEVELS),

@@ -1,0 +1,420 @@
+"""What the two papers claim, and what the runs say of it. Written down before the runs were there.
+
+A claim names the runs that decide it, one number of each run, and which way it should go. It is judged by **one**
+effect, pooled over all tasks and baselines it is claimed for (a pair of them is a stratum):
+
+    effect    mean over strata of the difference of mean logs (costs), or the sum of differences as a share of the
+              sum of the reference's means (returns), with Welch's interval at 95 %; that of the front by bootstrap
+    p         labels exchanged at random within strata, within pairs of equal seed where these are enough to decide;
+              two-sided, by Holm's method for all claims of a family
+    verdict   holds: p < 0.05 in the direction claimed, and the return is not worse by more than MATTERS
+              does not hold: p < 0.05 the other way, or the interval excludes an effect of MATTERS, or the
+              return is worse
+              undecided: neither; and always while runs are missing
+
+Claims that something is kept, or gains nothing, hold where the interval excludes a loss, or a gain, of MATTERS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from shapo.experiments import robots, safety
+from shapo.experiments.statistics import bootstrap_interval
+from shapo.robots.simulator.robots import ROBOTS
+from shapo.runs.shipped import data_folder
+
+MATTERS = 0.05  # the change, as a share, from which on it would matter
+LEVEL = 0.05  # of error
+PAIRS = 10  # sign flips of fewer cannot reach p < LEVEL / 4
+DRAWS = 9999  # of labels
+LOGS = ("safety", "tail", "samples")  # compared by their logarithms
+LEAST = {"tail": 0.02}  # a fall in 50 episodes; the logarithm needs something
+ENOUGH = 4000  # return at which the Ant walks well, for its sample efficiency
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim; `kind` is one of lower, higher, kept, no lower, front."""
+
+    text: str
+    family: str  # whose p are corrected together; "primary" has a claim a task
+    notebook: str
+    experiment: str  # a name in safety.EXPERIMENTS, or "robots"
+    variant: str
+    reference: str = "vanilla"
+    metric: str = "safety"
+    kind: str = "lower"
+    task: str | None = None  # None: all of the experiment's
+    keeps_return: bool = True  # lower: holds only where the return is kept
+
+
+def _claims() -> tuple[Claim, ...]:
+    less = [
+        Claim(f"SHAPO costs less in training: {task}", "primary", "04", "pareto", "SHAPO", task=task)
+        for task in safety.TASK_ORDER
+    ]
+    actor = "SHAPO Actor"
+    # (text, notebook, experiment, variant, reference, metric, kind)
+    rest = (
+        ("SHAPO keeps the return, or raises it", "04", "pareto", "SHAPO", "vanilla", "return", "kept"),
+        ("The front of cost and return moves outward", "04", "pareto", "SHAPO", "vanilla", "safety", "front"),
+        ("SHAPO costs less wherever λ starts", "05", "lambda_sweep", "SHAPO", "vanilla", "safety", "lower"),
+        ("The tail of the episodic cost falls with SHAPO", "06", "pareto", "SHAPO", "vanilla", "tail", "lower"),
+        ("Fisher costs less than Euclidean at equal KL", "07", "esam", actor, "E-SAM", "safety", "lower"),
+        ("Pessimism costs less than a random direction at equal KL (ours)", "07", "esam", actor, "random direction",
+         "safety", "lower"),
+        ("Pessimism costs less than optimism, −ε (ours)", "07", "esam", actor, "optimistic", "safety", "lower"),
+        ("SAM critics alone do not help", "08", "sam_critic", "SAM Critic", "vanilla", "safety", "no lower"),
+        ("SHAPO in the actor alone costs less", "09", "shapo_actor", actor, "vanilla", "safety", "lower"),
+        ("Actor and critics cost less than the actor", "09", "shapo_actor", "SHAPO", actor, "safety", "lower"),
+        ("A fixed radius costs less than none", "10", "schedules", "fixed δ", "vanilla", "safety", "lower"),
+        ("A fixed confidence, n in episodes, costs less than none", "10", "schedules", "fixed α, n in episodes",
+         "vanilla", "safety", "lower"),
+    )  # fmt: skip
+    low, middle, high = map(robots.along, robots.RHOS)
+    theta = robots.asam(robots.RHO)
+    of_robots = (
+        ("SHAC-ASAM stands action noise better than SHAC (along θ + ε)", middle, "SHAC", "noise", "higher"),
+        ("SHAC-ASAM stands action noise better than SHAC (along θ)", theta, "SHAC", "noise", "higher"),
+        (
+            "SHAC-ASAM stands action noise better along θ + ε than along θ (ours)",
+            middle,
+            theta,
+            "noise",
+            "higher",
+        ),
+        (
+            "SHAC-ASAM stands other friction better than SHAC (along θ + ε)",
+            middle,
+            "SHAC",
+            "friction",
+            "higher",
+        ),
+        ("SHAC-ASAM stands other friction better than SHAC (along θ)", theta, "SHAC", "friction", "higher"),
+        (
+            "SHAC-ASAM returns what SHAC does where nothing disturbs (along θ + ε)",
+            middle,
+            "SHAC",
+            "home",
+            "kept",
+        ),
+        (
+            "ρ = 1.5 keeps more of its return under noise than ρ = 0.25 (along θ + ε)",
+            high,
+            low,
+            "kept",
+            "higher",
+        ),
+        (
+            "ρ = 1.5 returns less than ρ = 0.25 where nothing disturbs (along θ + ε)",
+            high,
+            low,
+            "home",
+            "lower",
+        ),
+        ("PPO keeps more of its return on other ground than SHAC", "PPO", "SHAC", "ground", "higher"),
+        (
+            "The Ant needs fewer samples with SHAC-ASAM than with PPO (along θ + ε)",
+            middle,
+            "PPO",
+            "samples",
+            "lower",
+        ),
+    )
+    return (
+        *less,
+        *(Claim(text, "SHAPO", number, *rule) for text, number, *rule in rest),
+        *(
+            Claim(
+                text,
+                "robots",
+                "22",
+                "robots",
+                *rule,
+                task="DiffAnt" if "Ant" in text else None,
+                keeps_return=False,
+            )
+            for text, *rule in of_robots
+        ),
+    )
+
+
+CLAIMS = _claims()
+
+
+def judge(profile: str, notebook: str | None = None) -> pd.DataFrame:
+    """A row per claim (of one notebook): claim, effect, p, runs, verdict, notebook; numbers in low, value, high.
+
+    p is corrected for all claims of the family, also those of other notebooks; a claim that lacks runs counts there
+    with p = 1. Under the smoke profile nothing is claimed.
+    """
+    families = {claim.family for claim in CLAIMS if notebook in (None, claim.notebook)}
+    asked = [claim for claim in CLAIMS if claim.family in families]
+    tables, rows = {}, []
+    for claim in asked:
+        if claim.experiment not in tables:
+            tables[claim.experiment] = _table(claim.experiment, profile)
+        rows.append(effect(claim, *_of_claim(claim, *tables[claim.experiment])))
+    table = pd.DataFrame(rows, index=pd.Index([claim.text for claim in asked], name="claim"))
+    family = np.array([claim.family for claim in asked])
+    for name in families:
+        table.loc[family == name, "p"] = holm(table.p[family == name].fillna(1.0))
+    table["verdict"] = [
+        "nothing is claimed" if profile == "smoke" else verdict(claim, row)
+        for claim, row in zip(asked, table.itertuples(), strict=True)
+    ]
+    table["notebook"] = [claim.notebook for claim in asked]
+    return table if notebook is None else table[table.notebook == notebook]
+
+
+def effect(claim: Claim, runs: pd.DataFrame, planned: int, rng: np.random.Generator | None = None) -> dict:
+    """The pooled effect of a claim: value, low, high, p, that of the return as kept, kept_low, kept_high, and runs.
+
+    runs: a row per run with task, baseline, seed, treated, value (a logarithm for a metric of LOGS) and return.
+    Strata that lack runs of a side are left out; p is NaN, and the interval too, where nothing can be compared.
+    """
+    rng = np.random.default_rng(0) if rng is None else rng
+    row = dict.fromkeys(("value", "low", "high", "p", "kept", "kept_low", "kept_high"), np.nan)
+    row |= {"there": len(runs), "planned": planned}
+    sides = runs.groupby(["task", "baseline"]).treated.transform("nunique") if len(runs) else runs.treated
+    runs = runs[sides == 2].dropna(subset="value").reset_index(drop=True)
+    if runs.empty:
+        return row
+    strata = runs.groupby(["task", "baseline"], sort=False).ngroup().to_numpy()
+    treated, values = runs.treated.to_numpy(), runs[["value", "return"]].to_numpy(float)
+    logs = claim.metric in LOGS
+    statistic = _front(runs, strata) if claim.kind == "front" else lambda means: _difference(means, logs)
+    row["value"] = float(statistic(cell_means(treated[None], strata, values))[0])
+    if claim.kind == "front":
+        cells = [np.flatnonzero((strata == s) & (treated == side)) for side in (0, 1) for s in set(strata)]
+        row["low"], row["high"] = bootstrap_interval(
+            cells,
+            lambda *drawn, axis: statistic(
+                np.stack([values[i].mean(-2) for i in drawn], -2).reshape(*np.shape(drawn[0])[:-1], 2, -1, 2)
+            ),
+            rng,
+        )
+    else:
+        row["low"], row["high"] = welch(values[:, 0], treated, strata, logs)
+    row["kept"] = float(_difference(cell_means(treated[None], strata, values[:, ::-1]), logs=False)[0])
+    row["kept_low"], row["kept_high"] = welch(values[:, 1], treated, strata, logs=False)
+    draws = statistic(cell_means(exchanged(treated, _blocks(runs, strata), rng), strata, values))
+    row["p"] = (1 + np.sum(np.abs(draws) >= abs(row["value"]) - 1e-12)) / (1 + len(draws))
+    return row
+
+
+def verdict(claim: Claim, row) -> str:
+    """holds, does not hold or undecided, for a row of `judge`; why, where runs are missing."""
+    if row.there < row.planned:
+        return f"undecided: {row.planned - row.there} of {row.planned} runs missing"
+    sign = -1 if claim.kind in ("lower", "no lower") else 1
+    least, most = sorted((sign * row.low, sign * row.high))  # the gain, in the direction claimed
+    gain, sure = sign * row.value, row.p < LEVEL
+    if claim.kind == "kept":
+        held, failed = least > -MATTERS, most < -MATTERS
+    elif claim.kind == "no lower":
+        held, failed = most < MATTERS, sure and gain > 0
+    else:
+        held, failed = sure and gain > 0, (sure and gain < 0) or most < MATTERS
+        if claim.kind == "lower" and claim.keeps_return:
+            held, failed = held and row.kept_low > -MATTERS, failed or row.kept_high < -MATTERS
+    return "holds" if held else "does not hold" if failed else "undecided"
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """`judge`'s table for the eye: effect with its interval and p, the return beside it, runs, verdict, notebook."""
+    rows = []
+    for row in table.itertuples():
+        said = "–" if np.isnan(row.value) else f"{row.value:+.1%}"
+        said += "" if np.isnan(row.low) else f" [{row.low:+.1%}, {row.high:+.1%}], p = {row.p:.2g}"
+        kept = (
+            "" if np.isnan(row.kept_low) else f"{row.kept:+.1%} [{row.kept_low:+.1%}, {row.kept_high:+.1%}]"
+        )
+        rows.append([said, kept, f"{row.there} of {row.planned}", row.verdict, row.notebook])
+    columns = ["effect", "return", "runs", "verdict", "notebook"]
+    return pd.DataFrame(rows, index=table.index, columns=columns)
+
+
+def banner(profile: str) -> str:
+    """Markdown that heads the results of a notebook: under smoke, that nothing in them is one; else nothing."""
+    return (
+        "> **Profile smoke: tiny runs that prove the pipeline. Nothing below is a result, nothing is claimed.**"
+        if profile == "smoke"
+        else ""
+    )
+
+
+def cell_means(treated: np.ndarray, strata: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Labels (draws, runs), strata (runs,), values (runs, m) -> means (draws, 2, strata, m), the reference first."""
+    sides = []
+    for side in (~treated, treated):
+        cells = [side[:, strata == s].astype(float) for s in range(strata.max() + 1)]
+        means = [c @ values[strata == s] / c.sum(1, keepdims=True) for s, c in enumerate(cells)]
+        sides.append(np.stack(means, 1))
+    return np.stack(sides, 1)
+
+
+def exchanged(treated: np.ndarray, blocks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """DRAWS permutations (DRAWS, runs) of the labels within each block."""
+    drawn = np.tile(treated, (DRAWS, 1))
+    for block in np.unique(blocks):
+        mine = np.flatnonzero(blocks == block)
+        drawn[:, mine] = treated[mine][rng.random((DRAWS, len(mine))).argsort(1)]
+    return drawn
+
+
+def _blocks(runs: pd.DataFrame, strata: np.ndarray) -> np.ndarray:
+    """Pairs of equal seed, where every run has its partner and there are PAIRS of them; else the strata."""
+    pairs = runs.groupby([strata, runs.seed.to_numpy()])
+    whole = (pairs.treated.nunique() == 2).all() and 2 * pairs.ngroups == len(runs)
+    return pairs.ngroup().to_numpy() if whole and pairs.ngroups >= PAIRS else strata
+
+
+def _difference(means: np.ndarray, logs: bool) -> np.ndarray:
+    """Relative change, from the first value in (..., 2, strata, m): pooled as the module says."""
+    reference, treated = means[..., 0, :, 0], means[..., 1, :, 0]
+    if logs:
+        return np.expm1((treated - reference).mean(-1))
+    return (treated - reference).sum(-1) / np.abs(reference).sum(-1)
+
+
+def welch(values: np.ndarray, treated: np.ndarray, strata: np.ndarray, logs: bool) -> tuple[float, float]:
+    """Welch's 95 % interval of the pooled difference, with Satterthwaite's degrees of freedom; NaN for single runs.
+
+    The reference's means, as a scale, are taken as known.
+    """
+    means = cell_means(treated[None], strata, values[:, None])[0, :, :, 0]
+    scale = 1 / len(means[0]) if logs else 1 / np.abs(means[0]).sum()
+    cells = [values[(strata == s) & (treated == side)] for s in set(strata) for side in (False, True)]
+    if min(map(len, cells)) < 2:
+        return np.nan, np.nan
+    parts = np.array([scale**2 * cell.var(ddof=1) / len(cell) for cell in cells])
+    freedom = parts.sum() ** 2 / sum(
+        part**2 / (len(cell) - 1) for part, cell in zip(parts, cells, strict=True)
+    )
+    middle = scale * (means[1] - means[0]).sum()
+    reach = student.ppf(1 - LEVEL / 2, freedom) * np.sqrt(parts.sum()) if parts.sum() else 0.0
+    low, high = middle - reach, middle + reach
+    return (float(np.expm1(low)), float(np.expm1(high))) if logs else (float(low), float(high))
+
+
+def _front(runs: pd.DataFrame, strata: np.ndarray):
+    """The share of a task's box that the points of a variant dominate, minus the reference's; mean over tasks.
+
+    A point is a stratum's mean log cost and return; the box holds all runs, whichever label they have.
+    """
+    tasks = [
+        (np.unique(strata[(runs.task == task).to_numpy()]), part)
+        for task, part in runs.groupby("task", sort=False)
+    ]
+
+    def statistic(means: np.ndarray) -> np.ndarray:
+        areas = []
+        for which, part in tasks:
+            low, high = (part[["value", "return"]].agg(side).to_numpy() for side in ("min", "max"))
+            points = (means[..., which, :] - low) / np.where(high > low, high - low, 1.0)
+            areas.append(dominated(points[..., 0], points[..., 1]))
+        area = np.mean(areas, axis=0)
+        return area[..., 1] - area[..., 0]
+
+    return statistic
+
+
+def dominated(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """The area of the unit square that points (..., points) dominate: no less cost, no more value than some point."""
+    order = np.argsort(cost, axis=-1)
+    cost, value = np.take_along_axis(cost, order, -1), np.take_along_axis(value, order, -1)
+    edges = np.concatenate([cost, np.ones_like(cost[..., :1])], -1)
+    return (np.diff(edges, axis=-1) * np.maximum.accumulate(value, -1)).sum(-1)
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p: the smallest times their number, the next times one less, never falling, at most 1."""
+    p = np.asarray(p, float)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted
+
+
+def _table(experiment: str, profile: str) -> tuple[pd.DataFrame, dict]:
+    """The runs that are there, and the settings of the experiment with their seeds."""
+    if experiment == "robots":
+        return _robot_runs(profile), robots.robots(profile)
+    built = safety.EXPERIMENTS[experiment](profile)
+    return safety.results(built), built
+
+
+def _of_claim(claim: Claim, table: pd.DataFrame, settings: dict) -> tuple[pd.DataFrame, int]:
+    """The runs of one claim as `effect` takes them, and how many there are to be."""
+    planned = {
+        cell: len(configs) for cell, configs in settings.items()
+        if cell[-1] in (claim.variant, claim.reference) and claim.task in (None, cell[0])
+    }  # fmt: skip
+    both = [
+        task for task in {cell[0] for cell in planned} if len({c[-1] for c in planned if c[0] == task}) == 2
+    ]
+    number = sum(count for cell, count in planned.items() if cell[0] in both)
+    runs = table[table.variant.isin((claim.variant, claim.reference)) & table.task.isin(both)]
+    if claim.metric == "safety":
+        column = [row[safety.safety_metric(row["task"])] for _, row in runs.iterrows()]
+    else:
+        column = runs[claim.metric] if claim.metric in runs else np.full(len(runs), np.nan)
+    value = pd.Series(column, runs.index, float)
+    if claim.metric in LOGS:
+        value = np.log(value.clip(lower=LEAST.get(claim.metric, 1e-9)))
+    runs = runs.assign(value=value, treated=runs.variant == claim.variant)
+    return runs[["task", "baseline", "seed", "treated", "value", "return"]], number
+
+
+def _robot_runs(profile: str) -> pd.DataFrame:
+    """A row per robot's run with the numbers of its policy, means over the shipped rollouts of notebook 22.
+
+    noise, friction: return, mean over all values but that of training. home: where nothing disturbs, also as return.
+    kept, ground: the return under noise, and on other ground, as a share of it. samples: steps until the return of
+    training, over 20 iterations, is ENOUGH (the Ant's).
+    """
+    columns = [
+        "task",
+        "baseline",
+        "variant",
+        "seed",
+        "return",
+        "home",
+        "noise",
+        "friction",
+        "kept",
+        "ground",
+        "samples",
+    ]
+    store, rows = data_folder() / "rollouts.parquet", []
+    there = safety.available_runs(robots.robots(profile))
+    if not store.exists() or not there:
+        return pd.DataFrame(columns=columns)
+    keys = ["run_id", "noise", "stiffness", "damping", "friction"]
+    rollouts = pd.read_parquet(store, columns=[*keys, "return", "diverged"])
+    means = rollouts[~rollouts.diverged].groupby(keys)["return"].mean().reset_index()
+    for (task, variant), runs in there.items():
+        robot = ROBOTS[task]
+        for run in runs:
+            mine = means[means.run_id == run.config.run_id]
+            usual = {
+                "noise": mine.noise == 0, "friction": mine.friction == robot.friction,
+                "ground": (mine.stiffness == robot.stiffness) & (mine.damping == robot.damping),
+            }  # fmt: skip
+            home = mine["return"][usual["noise"] & usual["friction"] & usual["ground"]].mean()
+            row = {"task": task, "baseline": "", "variant": variant, "seed": run.config.seed}
+            for name, as_usual in usual.items():
+                others = np.logical_and.reduce([usual[other] for other in usual if other != name])
+                row[name] = mine["return"][others & ~as_usual].mean()
+            learned = run.progress.episode_return.rolling(20, min_periods=1).mean() >= ENOUGH
+            steps = run.progress.steps[learned.idxmax()] if learned.any() and task == "DiffAnt" else np.nan
+            row |= {"return": home, "home": home, "kept": row["noise"] / home, "ground": row["ground"] / home}
+            rows.append(row | {"samples": steps})
+    return pd.DataFrame(rows, columns=columns)

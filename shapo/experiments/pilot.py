@@ -1,0 +1,92 @@
+"""How the dials are chosen from the pilot's runs: a rule, written down before they were there; notebook 91."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from shapo.experiments.safety import safety_metric
+
+LEAST_TURN = 5.0  # degrees by which a radius must turn the step, to be a different method at all
+LEAST_RETURN = -0.05  # change of the return, as a share of the baseline's own
+COLUMNS = [
+    "task",
+    "dial",
+    "radius",
+    "runs",
+    "return",
+    "safety",
+    "error",
+    "turn",
+    "eligible",
+    "chosen",
+    "edge",
+]
+
+
+def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | None = None) -> pd.DataFrame:
+    """A row per task, dial and radius: what it does to each baseline beside its own vanilla, and which is chosen.
+
+    return: the change of the mean, as a share of vanilla's. safety: the change of the mean log of the safety metric.
+    Both are means over baselines; error is the standard error of safety. The rule: of the eligible radii, those within
+    one standard error of the safest are equal, and the largest of them is chosen. edge: it is the smallest or
+    the largest of the sweep, so the sweep is to be extended before anything rests on it.
+
+    results: of `safety.results(pilot(...))`. turns: (task, δ_Down / δ_Up) -> degrees by which the step turns. A radius
+    is eligible where it turns the step by LEAST_TURN, keeps the return to LEAST_RETURN, and has every run that
+    vanilla has; a dial whose turn is not known (ρ) is not held to the first.
+    """
+    rows = []
+    for task, runs in results.groupby("task", sort=False):
+        runs = runs.assign(log=np.log(runs[safety_metric(task)].clip(lower=1e-9)))
+        vanilla = runs[runs.variant == "vanilla"].groupby("baseline")
+        for variant, cell in runs[runs.variant != "vanilla"].groupby("variant", sort=False):
+            dial, radius = variant[0], float(variant.split()[2])
+            by = cell.groupby("baseline")
+            base = vanilla[["log", "return"]].agg(["mean", "var", "size"]).reindex(list(by.groups))
+            mine = by[["log", "return"]].agg(["mean", "var", "size"])
+            change = mine["log", "mean"] - base["log", "mean"]
+            error = mine["log", "var"] / mine["log", "size"] + base["log", "var"] / base["log", "size"]
+            kept = (mine["return", "mean"] / base["return", "mean"] - 1).mean()
+            turn = (turns or {}).get((task, radius), np.nan) if dial == "δ" else np.nan
+            whole = (mine["log", "size"] == base["log", "size"]).all()
+            moves = dial != "δ" or turn >= LEAST_TURN
+            numbers = [len(cell), kept, change.mean(), np.sqrt(error.sum()) / len(error), turn]
+            rows.append([task, dial, radius, *numbers, bool(whole and moves and kept >= LEAST_RETURN)])
+    table = pd.DataFrame(rows, columns=COLUMNS[:-2]).assign(chosen=False, edge=False)
+    for _, sweep in table.groupby(["task", "dial"], sort=False):
+        eligible = sweep[sweep.eligible & sweep.error.notna()]
+        if len(eligible):
+            best = eligible.loc[eligible.safety.idxmin()]
+            equal = eligible[eligible.safety <= best.safety + best.error]
+            choice = equal.radius.idxmax()
+            table.loc[choice, "chosen"] = True
+            table.loc[choice, "edge"] = sweep.radius[choice] in (sweep.radius.min(), sweep.radius.max())
+    return table
+
+
+def in_words(table: pd.DataFrame, asked: int) -> str:
+    """Markdown: what the rule chooses, task by task; that nothing is chosen while runs of the pilot are missing.
+
+    table: of `choose`. asked: how many runs the pilot has beside vanilla's.
+    """
+    there = int(table.runs.sum())
+    if there < asked:
+        return (
+            f"**Nothing is chosen yet**: {there} of the {asked} runs beside vanilla's are there. What the table "
+            "marks as chosen is what the rule would say of those alone."
+        )
+    lines = []
+    for (task, dial), sweep in table.groupby(["task", "dial"], sort=False):
+        name = {"δ": "δ_Down / δ_Up", "ρ": "ρ_critic"}[dial]
+        choice = sweep[sweep.chosen]
+        if choice.empty:
+            lines.append(f"- {task}, {name}: no radius is eligible, so the sweep is to be extended.")
+            continue
+        row = choice.iloc[0]
+        said = f"- {task}, {name}: **{row.radius:g}**, safety {row.safety:+.1%} ± {row.error:.1%}"
+        edge = ". It lies at the edge: the sweep is to be extended." * bool(row.edge)
+        lines.append(said + f", return {row['return']:+.1%}" + edge)
+    return "\n".join(lines)

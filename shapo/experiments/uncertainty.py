@@ -1,0 +1,184 @@
+"""What one update sees, from a trained run: how far SHAPO turns it, where it moves the policy, what is noise in it.
+
+Notebook 91 asks the first; notebook 14 the others: is sharpness a proxy of epistemic uncertainty? Where the policy has
+seldom been, ε_Down should move it more; and gᵀF⁻¹g, the sharpness that sets σ² = gᵀF⁻¹g/n in Proposition 2, should tell
+how the gradient differs between batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+from scipy.stats import spearmanr
+
+from shapo.algorithms.advantages import Batch
+from shapo.algorithms.fisher import GaussianFisher
+from shapo.algorithms.networks import gaussian_kl
+from shapo.algorithms.trainer import Trainer
+from shapo.algorithms.trust_region import Surrogate
+from shapo.experiments.safety import EPISODE
+from shapo.runs.run import Run
+from shapo.runs.train import seeded_torch
+from shapo.sharpness import Fisher, Perturbation
+
+
+class _Probe:
+    """Looks at what a perturbation is given, and does nothing."""
+
+    def __call__(self, gradient: torch.Tensor, fisher: Fisher, samples: int) -> torch.Tensor:
+        self.gradient, self.fisher = gradient, fisher
+        return torch.zeros_like(gradient)
+
+
+def policy_of(run: Run) -> Trainer:
+    """The trainer of a run where training stopped; its `next_batch` is the one that training would have made."""
+    trainer = Trainer(run.config)
+    trainer.restore(*run.load())
+    return trainer
+
+
+def independent_batches(trainer: Trainer, count: int, seed: int) -> Iterable[Batch]:
+    """Batches of a trainer's policy in worlds of their own; the policy and its multiplier stay as they are."""
+    config, state = trainer.config, trainer.algorithm_state
+    scale = {name: np.copy(value) for name, value in trainer.normalizer.state_dict().items()}
+    for child in np.random.SeedSequence([seed, config.seed]).spawn(count):
+        trainer.env = config.make_env(config.num_envs, seed=int(child.generate_state(1)[0] >> 1))
+        trainer.observation, _ = trainer.env.reset()
+        trainer.action_rng = np.random.default_rng(child)
+        trainer.running[:] = 0
+        batch, *_ = trainer.next_batch()
+        trainer.algorithm_state = state
+        trainer.normalizer.load_state_dict(scale)
+        yield batch
+
+
+def steps_of(
+    trainer: Trainer, batch: Batch, perturbations: Mapping[object, Perturbation | None]
+) -> tuple[dict[object, torch.Tensor], _Probe]:
+    """The accepted step (P,) of the next update under each perturbation, and what they were given: g and F at θ₀.
+
+    The policy stays as it is.
+    """
+    actor, theta0, probe = trainer.actor, trainer.actor.theta, _Probe()
+    samples = (trainer.epoch + 1) * trainer.config.steps_per_epoch
+    steps = {}
+    for name, perturbation in {probe: probe, **perturbations}.items():
+        with seeded_torch(trainer.config.seed, trainer.epoch):
+            trainer.algorithm.update_actor(actor, batch, perturbation, samples, trainer.algorithm_state)
+        steps[name], actor.theta = actor.theta - theta0, theta0
+    steps.pop(probe)
+    return steps, probe
+
+
+def angle(u: torch.Tensor, v: torch.Tensor, product: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """Degrees between two steps in the metric F, v ↦ F v; nan where one is zero."""
+    cosine = (u @ product(v)) / torch.sqrt((u @ product(u)) * (v @ product(v)))
+    return float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))))
+
+
+def turns(trainer: Trainer, perturbations: Mapping[object, Perturbation]) -> dict[object, float]:
+    """Degrees by which each perturbation turns the next step from the baseline's."""
+    steps, probe = steps_of(trainer, trainer.next_batch()[0], {"vanilla": None, **perturbations})
+    return {name: angle(steps["vanilla"], steps[name], probe.fisher.product) for name in perturbations}
+
+
+def turn_of_batches(trainer: Trainer, seed: int = 0) -> float:
+    """Degrees between the baseline's steps of two independent batches."""
+    (first, _), (second, probe) = (
+        steps_of(trainer, batch, {"": None}) for batch in independent_batches(trainer, 2, seed)
+    )
+    return angle(first[""], second[""], probe.fisher.product)
+
+
+def rarity(states: ArrayLike, among: ArrayLike, neighbours: int = 10) -> NDArray:
+    """(n,) distances from states (n, d) to their k-th nearest in another sample (m, d): large where few have been."""
+    distances, _ = cKDTree(among).query(states, [neighbours])
+    return distances[:, 0]
+
+
+def moved_where_rare(
+    trainer: Trainer, perturbations: Mapping[str, Perturbation], count: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """A row per state of a batch, `count` of them: rarity in another batch of the policy, and KL(π₀ ‖ π_θ₀+ε) at the
+    state under each perturbation, as a share of its mean.
+    """
+    batch, other = independent_batches(trainer, 2, seed)
+    _, probe = steps_of(trainer, batch, {})
+    actor, samples = trainer.actor, (trainer.epoch + 1) * trainer.config.steps_per_epoch
+    rng = np.random.default_rng(seed)
+    some = torch.from_numpy(
+        rng.choice(len(batch.observation), min(count, len(batch.observation)), replace=False)
+    )
+    states = batch.observation[some]
+    table = {"rarity": rarity(states.numpy(), other.observation.numpy())}
+    for name, perturbation in perturbations.items():
+        with seeded_torch(seed, 0):
+            theta = actor.theta + perturbation(probe.gradient, probe.fisher, samples)
+        now = actor.mean(states), actor.log_std()
+        kl = gaussian_kl(*now, actor.mean(states, theta), actor.log_std(theta)).double().numpy()
+        table[name] = kl / kl.mean()
+    return pd.DataFrame(table)
+
+
+def follows_rarity(table: pd.DataFrame) -> pd.Series:
+    """Spearman's correlation of rarity and KL, for each perturbation of `moved_where_rare`."""
+    return pd.Series({name: spearmanr(table.rarity, table[name]).statistic for name in table.columns[1:]})
+
+
+def episode_gradients(trainer: Trainer, batches: int, seed: int = 0) -> tuple[NDArray, Fisher]:
+    """(batches · environments, P) the surrogate's gradient on one environment's share of a batch each, and F.
+
+    Each batch is independent; where every episode lasts EPISODE steps and a batch has one of each environment, a row is
+    an episode's. Not for CPO, whose objective is solved for on the whole batch.
+    """
+    rows = []
+    for batch in independent_batches(trainer, batches, seed):
+        advantage = trainer.algorithm.advantage(trainer.algorithm_state, batch)
+        surrogate, (_, envs) = Surrogate(trainer.actor, batch), batch.episode.shape
+        mine = torch.arange(len(advantage)) % envs
+        rows += [
+            surrogate.gradient(trainer.actor.theta, envs * advantage * (mine == env)).double().numpy()
+            for env in range(envs)
+        ]
+    algorithm = trainer.algorithm
+    fisher = GaussianFisher(trainer.actor, batch.observation, damping=algorithm.cg_damping)
+    return np.array(rows), fisher
+
+
+def noise(
+    gradients: NDArray, solve: Callable[[NDArray], NDArray], sizes: Iterable[int], steps: int = EPISODE
+) -> pd.DataFrame:
+    """How sharpness and the gradient's variance between batches go with n, from independent gradients (E, P).
+
+    A row per size, the number of gradients averaged in a batch: n, in steps; sharpness, the mean of gᵀF⁻¹g over
+    disjoint batches; variance, that of g between them in the norm of F⁻¹; along, the variance of gᵀx, x = F⁻¹ḡ, with ḡ
+    the mean of all; predicted, Proposition 2's σ² = ḡᵀF⁻¹ḡ / n. solve: g ↦ F⁻¹g.
+    """
+    x = solve(gradients.mean(0))
+    pooled, rows = gradients.mean(0) @ x, []
+    for size in sizes:
+        groups = gradients[: len(gradients) // size * size].reshape(-1, size, gradients.shape[1]).mean(1)
+        apart = groups - groups.mean(0)
+        count = len(groups)
+        variance = sum(a @ solve(a) for a in apart) / (count - 1) if count > 1 else np.nan
+        along = (groups @ x).var(ddof=1) if count > 1 else np.nan
+        sharp = np.mean([g @ solve(g) for g in groups])
+        rows.append([size * steps, sharp, variance, along, pooled / (size * steps)])
+    return pd.DataFrame(rows, columns=["n", "sharpness", "variance", "along", "predicted"])
+
+
+def solver(fisher: Fisher) -> Callable[[NDArray], NDArray]:
+    """g ↦ F⁻¹g in NumPy, each solve from zero."""
+
+    def solve(gradient: NDArray) -> NDArray:
+        fisher._last = None
+        scale = np.abs(gradient).max() or 1.0
+        x, _ = fisher.solve(torch.from_numpy(gradient / scale).float())
+        return scale * x.double().numpy()
+
+    return solve

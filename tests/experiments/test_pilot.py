@@ -1,0 +1,63 @@
+"""The pilot's rule on tables where the right choice is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shapo.experiments.pilot import choose, in_words
+
+TURNS = {("PointGoal1-v0", 0.03): 3.0, ("PointGoal1-v0", 0.1): 8.0, ("PointGoal1-v0", 0.3): 15.0}
+
+
+def table(cells: dict[tuple[str, str], tuple[float, float]], spread: float = 0.01) -> pd.DataFrame:
+    """Four seeds of each (baseline, variant), whose mean return and log cost rate are given."""
+    rows = []
+    for (baseline, variant), (mean, log) in cells.items():
+        for seed, z in enumerate((-1.5, -0.5, 0.5, 1.5)):
+            numbers = [mean, np.exp(log + spread * z)]
+            rows.append(["PointGoal1-v0", baseline, variant, 100 + seed, *numbers])
+    return pd.DataFrame(rows, columns=["task", "baseline", "variant", "seed", "return", "cost_rate"])
+
+
+def chosen(cells, **settings):
+    found = choose(table(cells, **settings), TURNS)
+    return found.set_index("radius"), list(found.radius[found.chosen])
+
+
+def both(variant, mean, log):
+    """The same change in two baselines of different scale."""
+    return {("TRPOLag", variant): (20 * mean, -3 + log), ("CPO", variant): (10 * mean, -1 + log)}
+
+
+VANILLA = both("vanilla", 1, 0)
+
+
+def test_the_safest_radius_that_keeps_the_return_is_chosen():
+    cells = VANILLA | both("δ = 0.03 δ_Up", 1, -0.5) | both("δ = 0.1 δ_Up", 0.97, -0.2)
+    rows, choice = chosen(cells | both("δ = 0.3 δ_Up", 0.9, -0.4))
+    assert choice == [0.1]  # 0.03 turns the step by 3° only, 0.3 costs a tenth of the return
+    assert rows.safety[0.1] == pytest.approx(-0.2) and rows["return"][0.1] == pytest.approx(-0.03)
+    assert not rows.edge.any() and rows.eligible.to_list() == [False, True, False]
+    # Sums over two baselines of two variances of four seeds each.
+    assert rows.error[0.1] == pytest.approx(np.sqrt(2 * 2 * 0.01**2 * (5 / 3) / 4) / 2)
+
+
+def test_among_equals_the_larger_and_an_edge_is_told():
+    cells = VANILLA | both("δ = 0.1 δ_Up", 1, -0.100) | both("δ = 0.3 δ_Up", 1, -0.095)
+    rows, choice = chosen(cells | both("δ = 0.03 δ_Up", 1, 0))
+    assert choice == [0.3] and rows.edge[0.3]
+    assert "the sweep is to be extended" in in_words(choose(table(cells), TURNS), asked=16)
+    _, choice = chosen(cells, spread=0.001)
+    assert choice == [0.1]
+
+
+def test_nothing_is_chosen_of_what_is_not_whole_or_not_known_to_turn():
+    cells = VANILLA | {("TRPOLag", "ρ = 0.05"): (20, -3.5)} | both("δ = 0.1 δ_Up", 1, -0.2)
+    runs = table(cells)
+    found = choose(runs, TURNS).set_index("dial")
+    assert found.chosen.to_list() == [True, True] and np.isnan(found.turn["ρ"])
+    assert not choose(runs).set_index("dial").chosen["δ"], "no turn is known"
+    part = choose(runs[~((runs.variant == "δ = 0.1 δ_Up") & (runs.seed == 103))], TURNS)
+    assert not part.set_index("dial").chosen["δ"]
+    assert in_words(part, asked=12).startswith("**Nothing is chosen yet**: 10 of the 12 runs")
+    assert choose(runs[:0]).empty and "0 of the 12" in in_words(choose(runs[:0]), asked=12)
