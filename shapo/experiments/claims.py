@@ -204,8 +204,10 @@ def effect(claim: Claim, runs: pd.DataFrame, planned: int, rng: np.random.Genera
         row["low"], row["high"] = welch(values[:, 0], treated, strata, logs)
     row["kept"] = float(_difference(cell_means(treated[None], strata, values[:, ::-1]), logs=False)[0])
     row["kept_low"], row["kept_high"] = welch(values[:, 1], treated, strata, logs=False)
-    draws = statistic(cell_means(exchanged(treated, _blocks(runs, strata), rng), strata, values))
-    row["p"] = (1 + np.sum(np.abs(draws) >= abs(row["value"]) - 1e-12)) / (1 + len(draws))
+    labels = np.concatenate([treated[None], exchanged(treated, _blocks(runs, strata), rng)])
+    means = cell_means(labels, strata, values)
+    seen, *draws = np.abs(statistic(means) if claim.kind == "front" else _balanced(means, logs))
+    row["p"] = (1 + np.sum(np.array(draws) >= seen - 1e-12)) / (1 + len(draws))
     return row
 
 
@@ -282,6 +284,13 @@ def _difference(means: np.ndarray, logs: bool) -> np.ndarray:
     if logs:
         return np.expm1((treated - reference).mean(-1))
     return (treated - reference).sum(-1) / np.abs(reference).sum(-1)
+
+
+def _balanced(means: np.ndarray, logs: bool) -> np.ndarray:
+    """`_difference` on a scale that does not know the labels: to exchange them all turns its sign."""
+    reference, treated = means[..., 0, :, 0], means[..., 1, :, 0]
+    scale = means.shape[-2] if logs else (np.abs(reference) + np.abs(treated)).sum(-1) / 2
+    return (treated - reference).sum(-1) / scale
 
 
 def welch(values: np.ndarray, treated: np.ndarray, strata: np.ndarray, logs: bool) -> tuple[float, float]:

@@ -8,6 +8,7 @@ how the gradient differs between batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from shapo.algorithms.trust_region import Surrogate
 from shapo.experiments.safety import EPISODE
 from shapo.runs.run import Run
 from shapo.runs.train import seeded_torch
-from shapo.sharpness import Fisher, Perturbation
+from shapo.sharpness import Fisher, Perturbation, conjugate_gradient
 
 
 class _Probe:
@@ -76,7 +77,7 @@ def steps_of(
 
 
 def angle(u: torch.Tensor, v: torch.Tensor, product: Callable[[torch.Tensor], torch.Tensor]) -> float:
-    """Degrees between two steps in the metric F, v ↦ F v; nan where one is zero."""
+    """Degrees between two steps in a metric, v ↦ F v; nan where one is zero. Here F is damped, as the steps' own."""
     cosine = (u @ product(v)) / torch.sqrt((u @ product(u)) * (v @ product(v)))
     return float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))))
 
@@ -84,7 +85,7 @@ def angle(u: torch.Tensor, v: torch.Tensor, product: Callable[[torch.Tensor], to
 def turns(trainer: Trainer, perturbations: Mapping[object, Perturbation]) -> dict[object, float]:
     """Degrees by which each perturbation turns the next step from the baseline's."""
     steps, probe = steps_of(trainer, trainer.next_batch()[0], {"vanilla": None, **perturbations})
-    return {name: angle(steps["vanilla"], steps[name], probe.fisher.product) for name in perturbations}
+    return {name: angle(steps["vanilla"], steps[name], probe.fisher) for name in perturbations}
 
 
 def turn_of_batches(trainer: Trainer, seed: int = 0) -> float:
@@ -92,7 +93,7 @@ def turn_of_batches(trainer: Trainer, seed: int = 0) -> float:
     (first, _), (second, probe) = (
         steps_of(trainer, batch, {"": None}) for batch in independent_batches(trainer, 2, seed)
     )
-    return angle(first[""], second[""], probe.fisher.product)
+    return angle(first[""], second[""], probe.fisher)
 
 
 def rarity(states: ArrayLike, among: ArrayLike, neighbours: int = 10) -> NDArray:
@@ -136,49 +137,42 @@ def episode_gradients(trainer: Trainer, batches: int, seed: int = 0) -> tuple[ND
     Each batch is independent; where every episode lasts EPISODE steps and a batch has one of each environment, a row is
     an episode's. Not for CPO, whose objective is solved for on the whole batch.
     """
-    rows = []
+    actor, rows = trainer.actor, []
     for batch in independent_batches(trainer, batches, seed):
-        advantage = trainer.algorithm.advantage(trainer.algorithm_state, batch)
-        surrogate, (_, envs) = Surrogate(trainer.actor, batch), batch.episode.shape
-        mine = torch.arange(len(advantage)) % envs
-        rows += [
-            surrogate.gradient(trainer.actor.theta, envs * advantage * (mine == env)).double().numpy()
-            for env in range(envs)
-        ]
-    algorithm = trainer.algorithm
-    fisher = GaussianFisher(trainer.actor, batch.observation, damping=algorithm.cg_damping)
-    return np.array(rows), fisher
+        advantage, envs = trainer.algorithm.advantage(trainer.algorithm_state, batch), batch.episode.shape[1]
+        for env in range(envs):
+            part = replace(batch, observation=batch.observation[env::envs], action=batch.action[env::envs])
+            rows.append(Surrogate(actor, part).gradient(actor.theta, advantage[env::envs]).double().numpy())
+    return np.array(rows), GaussianFisher(
+        actor, batch.observation[::4], damping=trainer.algorithm.cg_damping, iterations=30
+    )
 
 
-def noise(
-    gradients: NDArray, solve: Callable[[NDArray], NDArray], sizes: Iterable[int], steps: int = EPISODE
-) -> pd.DataFrame:
-    """How sharpness and the gradient's variance between batches go with n, from independent gradients (E, P).
+def products(gradients: NDArray, fisher: Fisher) -> NDArray:
+    """(E, E) of gᵢᵀF⁻¹gⱼ, one solve for each of the gradients (E, P)."""
+    solved = []
+    for gradient in torch.from_numpy(gradients).to(fisher.theta.dtype):
+        x, *_ = conjugate_gradient(fisher, gradient / gradient.norm(), iterations=fisher.iterations)
+        solved.append((gradient.norm() * x).double().numpy())
+    table = gradients @ np.array(solved).T
+    return (table + table.T) / 2
+
+
+def noise(products: NDArray, sizes: Iterable[int], steps: int = EPISODE) -> pd.DataFrame:
+    """How sharpness and the gradient's variance between batches go with n, from `products` of independent gradients.
 
     A row per size, the number of gradients averaged in a batch: n, in steps; sharpness, the mean of gᵀF⁻¹g over
     disjoint batches; variance, that of g between them in the norm of F⁻¹; along, the variance of gᵀx, x = F⁻¹ḡ, with ḡ
-    the mean of all; predicted, Proposition 2's σ² = ḡᵀF⁻¹ḡ / n. solve: g ↦ F⁻¹g.
+    the mean of all; predicted, Proposition 2's σ² = ḡᵀF⁻¹ḡ / n.
     """
-    x = solve(gradients.mean(0))
-    pooled, rows = gradients.mean(0) @ x, []
+    rows = []
     for size in sizes:
-        groups = gradients[: len(gradients) // size * size].reshape(-1, size, gradients.shape[1]).mean(1)
-        apart = groups - groups.mean(0)
-        count = len(groups)
-        variance = sum(a @ solve(a) for a in apart) / (count - 1) if count > 1 else np.nan
-        along = (groups @ x).var(ddof=1) if count > 1 else np.nan
-        sharp = np.mean([g @ solve(g) for g in groups])
-        rows.append([size * steps, sharp, variance, along, pooled / (size * steps)])
+        count = len(products) // size
+        batches = np.kron(np.eye(count), np.full(size, 1 / size))  # (batches, gradients)
+        batches = np.pad(batches, ((0, 0), (0, len(products) - count * size)))
+        within = batches @ products @ batches.T
+        apart = (np.trace(within) - within.sum() / count) / (count - 1) if count > 1 else np.nan
+        along = (batches @ products.mean(1)).var(ddof=1) if count > 1 else np.nan
+        n = size * steps
+        rows.append([n, np.trace(within) / count, apart, along, products.mean() / n])
     return pd.DataFrame(rows, columns=["n", "sharpness", "variance", "along", "predicted"])
-
-
-def solver(fisher: Fisher) -> Callable[[NDArray], NDArray]:
-    """g ↦ F⁻¹g in NumPy, each solve from zero."""
-
-    def solve(gradient: NDArray) -> NDArray:
-        fisher._last = None
-        scale = np.abs(gradient).max() or 1.0
-        x, _ = fisher.solve(torch.from_numpy(gradient / scale).float())
-        return scale * x.double().numpy()
-
-    return solve

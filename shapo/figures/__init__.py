@@ -28,6 +28,7 @@ from shapo.figures.scenes import trajectory, trajectory_animation
 from shapo.figures.speed import benchmarks, training_time
 from shapo.figures.style import LOOKS, ROOT, STYLE, home, save, use_style
 from shapo.figures.tails import exceedance, moving_quantile, tails
+from shapo.figures.uncertainty import gradient_noise, moved_where_rare
 from shapo.figures.update import (
     conjugate_gradient_residuals,
     critic_sharpness,

@@ -95,10 +95,10 @@ def test_three_against_three_cannot_be_decided():
 def test_power_and_false_alarms_are_those_of_the_plan(monkeypatch):
     """Ten seeds of four baselines with a spread of 6 % see 5 % most of the time; of no effect, 5 % look like one."""
     monkeypatch.setattr(claims, "DRAWS", 399)
-    seen = [effect(LESS, runs(np.log(0.95), seed=seed), 80)["p"] < 0.05 for seed in range(60)]
+    seen = [effect(LESS, runs(np.log(0.95), seed=seed), 80)["p"] < 0.05 for seed in range(40)]
     assert np.mean(seen) > 0.8
-    alarms = [effect(LESS, runs(seed=seed), 80)["p"] < 0.05 for seed in range(200)]
-    assert np.mean(alarms) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+    alarms = [effect(LESS, runs(seed=seed), 80)["p"] < 0.05 for seed in range(100)]
+    assert np.mean(alarms) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
 
 
 def test_the_exchange_is_scipys_permutation_test_in_one_stratum():
@@ -143,9 +143,9 @@ def test_means_and_the_dominated_area_are_their_definitions():
     assert means[0, :, :, 0].tolist() == [[3, 10], [1, 20]]
     rng = np.random.default_rng(0)
     points = rng.uniform(size=(5, 2))
-    grid = (np.arange(400) + 0.5) / 400
+    grid = (np.arange(100) + 0.5) / 100
     covered = [((points[:, 0] <= c) & (points[:, 1] >= v)).any() for c, v in itertools.product(grid, grid)]
-    assert dominated(*points.T) == pytest.approx(np.mean(covered), abs=0.005)
+    assert dominated(*points.T) == pytest.approx(np.mean(covered), abs=0.01)
     assert dominated(np.array([0.0]), np.array([1.0])) == 1
 
 
