@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shapo.experiments import robots, safety
+from shapo.experiments import claims, robots, safety
 from shapo.experiments.profiles import PROFILES
 from shapo.runs.packing import pack
 from shapo.runs.shipped import CorruptPackError, data_folder
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "robots: of SHAC-ASAM",
         )
         command.add_argument("--profile", default="laptop", choices=list(PROFILES), help="(default: laptop)")
+    commands.add_parser("claims", help="print the README's table of claims", allow_abbrev=False)
     command = packing
     command.add_argument("--partial", action="store_true", help="pack what there is of an unfinished study")
     command.add_argument(
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        return {"verify": _verify, "pack": _pack, "run": _run}[options.command](options)
+        return {"verify": _verify, "pack": _pack, "run": _run, "claims": _claims}[options.command](options)
     except StudyError as error:
         print(error, file=sys.stderr)
         return 1
@@ -85,6 +86,11 @@ def _run(options: argparse.Namespace) -> int:
     study = _study(options)
     print(study, flush=True)
     study.run()
+    return 0
+
+
+def _claims(options: argparse.Namespace) -> int:
+    print(claims.markdown(claims.judge("laptop")))
     return 0
 
 

@@ -1,4 +1,5 @@
-"""What the two papers claim, and what the runs say of it. Written down before the runs were there.
+"""What the two papers claim, and what the runs say of it. Written down before SHAPO's runs were there; the
+robots' had been seen.
 
 A claim names the runs that decide it, one number of each run, and which way it should go. It is judged by **one**
 effect, pooled over all tasks and baselines it is claimed for (a pair of them is a stratum):
@@ -26,7 +27,7 @@ from scipy.stats import t as student
 
 from shapo.experiments import robots, safety
 from shapo.experiments.statistics import bootstrap_interval
-from shapo.robots.simulator.robots import ROBOTS
+from shapo.robots.simulator import ROBOTS
 from shapo.runs.shipped import data_folder
 
 MATTERS = 0.05  # the change, as a share, from which on it would matter
@@ -243,6 +244,16 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, index=table.index, columns=columns)
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """`readable` as a table for the README, each notebook as a link."""
+    shown = readable(table).reset_index()
+    rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+    names = {path.name[:2]: path.name for path in (data_folder().parents[1] / "notebooks").glob("*.ipynb")}
+    for row in rows[2:]:
+        row[-1] = f"[{row[-1]}](notebooks/{names[row[-1]]})"
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def banner(profile: str) -> str:
     """Markdown that heads the results of a notebook: under smoke, that nothing in them is one; else nothing."""
     return (
@@ -355,7 +366,7 @@ def holm(p: Sequence[float]) -> np.ndarray:
 def _table(experiment: str, profile: str) -> tuple[pd.DataFrame, dict]:
     """The runs that are there, and the settings of the experiment with their seeds."""
     if experiment == "robots":
-        return _robot_runs(profile), robots.robots(profile)
+        return robot_runs(profile), robots.robots(profile)
     built = safety.EXPERIMENTS[experiment](profile)
     return safety.results(built), built
 
@@ -382,7 +393,7 @@ def _of_claim(claim: Claim, table: pd.DataFrame, settings: dict) -> tuple[pd.Dat
     return runs[["task", "baseline", "seed", "treated", "value", "return"]], number
 
 
-def _robot_runs(profile: str) -> pd.DataFrame:
+def robot_runs(profile: str) -> pd.DataFrame:
     """A row per robot's run with the numbers of its policy, means over the shipped rollouts of notebook 22.
 
     noise, friction: return, mean over all values but that of training. home: where nothing disturbs, also as return.

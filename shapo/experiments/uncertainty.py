@@ -24,6 +24,7 @@ from shapo.algorithms.trainer import Trainer
 from shapo.algorithms.trust_region import Surrogate
 from shapo.experiments.safety import EPISODE
 from shapo.runs.run import Run
+from shapo.runs.store import unprefixed
 from shapo.runs.train import seeded_torch
 from shapo.sharpness import Fisher, Perturbation, conjugate_gradient
 
@@ -37,9 +38,11 @@ class _Probe:
 
 
 def policy_of(run: Run) -> Trainer:
-    """The trainer of a run where training stopped; its `next_batch` is the one that training would have made."""
-    trainer = Trainer(run.config)
-    trainer.restore(*run.load())
+    """A trainer with the networks, the normaliser and the multiplier that a run ended with, in worlds of its own."""
+    trainer, (arrays, meta) = Trainer(run.config), run.load()
+    for name in ("actor", "critics", "normalizer"):
+        getattr(trainer, name).load_state_dict(unprefixed(name, arrays))
+    trainer.epoch, trainer.algorithm_state = meta["epoch"], dict(meta["algorithm"])
     return trainer
 
 
@@ -50,7 +53,7 @@ def independent_batches(trainer: Trainer, count: int, seed: int) -> Iterable[Bat
     for child in np.random.SeedSequence([seed, config.seed]).spawn(count):
         trainer.env = config.make_env(config.num_envs, seed=int(child.generate_state(1)[0] >> 1))
         trainer.observation, _ = trainer.env.reset()
-        trainer.action_rng = np.random.default_rng(child)
+        trainer.rngs["action"] = np.random.default_rng(child)
         trainer.running[:] = 0
         batch, *_ = trainer.next_batch()
         trainer.algorithm_state = state
@@ -82,9 +85,12 @@ def angle(u: torch.Tensor, v: torch.Tensor, product: Callable[[torch.Tensor], to
     return float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))))
 
 
-def turns(trainer: Trainer, perturbations: Mapping[object, Perturbation]) -> dict[object, float]:
-    """Degrees by which each perturbation turns the next step from the baseline's."""
-    steps, probe = steps_of(trainer, trainer.next_batch()[0], {"vanilla": None, **perturbations})
+def turns(
+    trainer: Trainer, perturbations: Mapping[object, Perturbation], seed: int = 0
+) -> dict[object, float]:
+    """Degrees by which each perturbation turns the baseline's step on a batch."""
+    (batch,) = independent_batches(trainer, 1, seed)
+    steps, probe = steps_of(trainer, batch, {"vanilla": None, **perturbations})
     return {name: angle(steps["vanilla"], steps[name], probe.fisher) for name in perturbations}
 
 

@@ -22,13 +22,13 @@ from shapo.figures.pessimism import (
     reweighting,
     theorem1,
 )
+from shapo.figures.proxy import gradient_noise, moved_where_rare
 from shapo.figures.robots import gradient_check, robot_animation, robot_frames
 from shapo.figures.robustness import ascents, flat_and_robust, heatmaps, robustness, sharpness
 from shapo.figures.scenes import trajectory, trajectory_animation
 from shapo.figures.speed import benchmarks, training_time
 from shapo.figures.style import LOOKS, ROOT, STYLE, home, save, use_style
 from shapo.figures.tails import exceedance, moving_quantile, tails
-from shapo.figures.uncertainty import gradient_noise, moved_where_rare
 from shapo.figures.update import (
     conjugate_gradient_residuals,
     critic_sharpness,

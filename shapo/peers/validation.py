@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from loky import ProcessPoolExecutor
+from scipy.stats import t as student
 from scipy.stats import ttest_ind
 from tqdm import tqdm
 
@@ -42,6 +43,12 @@ LABELS = ["baseline", "side", "seed"]
 METRICS = {"return": "return per episode", "cost": "cost per episode", "λ": "multiplier λ"}  # last quarter
 
 BASELINES = OMNISAFE  # by name, with OmniSafe's settings
+
+# OmniSafe's on-policy benchmark on PointGoal1, cost limit 25, 10 M steps: mean and spread of return, then of cost.
+PUBLISHED = {
+    "TRPO-Lag": (18.51, 3.83, 22.98, 8.45), "TRPO-PID": (19.24, 3.94, 21.38, 6.96), "CPO": (20.46, 1.38, 28.84, 7.76),
+}  # fmt: skip
+PUBLISHED_SEEDS = 3  # what we have of it does not say; the fewer, the wider the interval
 
 Experiment = Mapping[str, Sequence[Config]]  # baseline -> the config of each seed
 
@@ -143,6 +150,27 @@ def differences(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
             low, high = test.confidence_interval(level)
             rows.append((baseline, metric, us.mean() - them.mean(), low, high, test.pvalue))
     return pd.DataFrame(rows, columns=["baseline", "metric", "difference", "low", "high", "p"])
+
+
+def beside_published(results: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Ours minus the published means, per baseline, of return and cost, with Welch's interval.
+
+    results: of `experiments.safety.results(published(...))`, last quarters. Their spread is taken as the standard
+    deviation of PUBLISHED_SEEDS runs. A baseline with fewer than two runs of ours has no interval.
+    """
+    rows = []
+    for baseline, numbers in PUBLISHED.items():
+        runs = results[results.baseline == baseline]
+        for metric, mean, spread in zip(("return", "cost"), numbers[::2], numbers[1::2], strict=True):
+            n, there = runs[metric].count(), runs[metric].mean()
+            parts = np.array([runs[metric].var() / n if n > 1 else np.nan, spread**2 / PUBLISHED_SEEDS])
+            freedom = parts.sum() ** 2 / (parts**2 / [max(n - 1, 1), PUBLISHED_SEEDS - 1]).sum()
+            reach = student.ppf((1 + level) / 2, freedom) * np.sqrt(parts.sum())
+            rows.append(
+                [baseline, metric, n, there, mean, there - mean, there - mean - reach, there - mean + reach]
+            )
+    columns = ["baseline", "metric", "runs", "ours", "published", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def in_words(table: pd.DataFrame) -> str:

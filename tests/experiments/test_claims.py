@@ -11,6 +11,7 @@ from scipy.stats import permutation_test, ttest_ind
 
 from shapo.experiments import claims
 from shapo.experiments.claims import CLAIMS, Claim, cell_means, dominated, effect, exchanged, holm, welch
+from shapo.figures import ROOT
 
 LESS = Claim("less", "primary", "04", "pareto", "SHAPO")
 BASELINES = ("TRPOLag", "CPO", "CRPO", "SauteRL")
@@ -167,3 +168,10 @@ def test_every_claim_names_runs_of_an_experiment(monkeypatch, tmp_path):
     shown = claims.readable(table)
     assert (shown.effect == "–").all() and shown.runs.iloc[0] == "0 of 90"
     assert "Nothing below is a result" in claims.banner("smoke") and claims.banner("laptop") == ""
+
+
+def test_the_readme_shows_the_table_of_what_ships(monkeypatch, tmp_path):
+    monkeypatch.setenv("SHAPO_RUNS", str(tmp_path))
+    readme = (ROOT / "README.md").read_text("utf-8")
+    shown = readme.split("<!-- claims -->")[1].split("<!-- /claims -->")[0].strip()
+    assert shown == claims.markdown(claims.judge("laptop")), "python -m shapo.experiments claims"

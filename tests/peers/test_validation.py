@@ -274,3 +274,20 @@ def test_a_run_of_omnisafes_gives_a_curve():
     assert np.isfinite(table[["episode_return", "episode_cost", "J_C", "std"]]).all(axis=None)
     np.testing.assert_allclose(table["J_C"], table["episode_cost"].expanding().mean(), rtol=1e-5)
     assert set(table["case"]) <= {0.0, 1.0, 2.0}
+
+
+def test_the_published_table_is_compared_by_welchs_interval():
+    theirs = validation.PUBLISHED["CPO"]
+    ours = pd.DataFrame({"baseline": "CPO", "return": [19.0, 21.0, 20.6], "cost": [28.0, 31.0, 25.0]})
+    table = validation.beside_published(ours).set_index(["baseline", "metric"])
+    # Three numbers with the published mean and spread.
+    made = {
+        name: theirs[i] + theirs[i + 1] * np.array([-1, 0, 1]) for i, name in ((0, "return"), (2, "cost"))
+    }
+    for metric, values in made.items():
+        test = stats.ttest_ind(ours[metric], values, equal_var=False)
+        row = table.loc["CPO", metric]
+        assert row.difference == pytest.approx(ours[metric].mean() - values.mean())
+        assert [row.low, row.high] == pytest.approx([*test.confidence_interval(0.95)], rel=1e-6)
+    assert table.loc["TRPO-Lag"].runs.eq(0).all() and table.loc["TRPO-Lag"].low.isna().all()
+    assert len(validation.beside_published(ours[:0])) == 6
