@@ -54,7 +54,7 @@ def test_what_is_kept_is_not_made_again(runs, tmp_path, monkeypatch):
     assert [[c["noise"] for c in arguments[2]] for arguments in made] == [[0.5], [0.5]]
     robustness.kept_sweep(runs, [{}], count=3, seed=1, store=store, progress=False)
     assert len(made) == 4
-    assert [path.name for path in store.parent.iterdir()] == ["rollouts.parquet"]
+    assert [path.name for path in store.parent.glob("[!.]*")] == ["rollouts.parquet"]  # and its lock
 
 
 def test_another_policy_of_the_same_config_has_rollouts_of_its_own(runs, tmp_path):
