@@ -169,7 +169,7 @@ def test_an_ascent_on_few_robots_takes_epsilon_from_the_first_of_them(monkeypatc
     reached = trainer.env.observation()
 
     trainer.put(place)
-    monkeypatch.setattr(trainer, "noise_rng", SameNoise(xi.numpy()))
+    monkeypatch.setitem(trainer.rngs, "noise", SameNoise(xi.numpy()))
     window, log = trainer.update_actor()
     torch.testing.assert_close(torch.stack(window.reward), torch.stack(expected.reward))
     torch.testing.assert_close(trainer.env.observation(), reached)
@@ -292,7 +292,7 @@ def test_steps_along_the_gradient_lower_the_loss_of_their_window(trainer):
     place, losses = trainer.place(), []
     for _ in range(8):
         trainer.put(place)
-        trainer.noise_rng = np.random.default_rng(0)
+        trainer.rngs["noise"] = np.random.default_rng(0)
         losses.append(trainer.update_actor()[1]["loss"])
     assert np.all(np.diff(losses) < 0)
 
@@ -329,11 +329,11 @@ def test_mistakes_in_the_algorithm_are_told():
 
 
 def test_published_settings_stand_in_for_none():
-    assert RobotConfig().algorithm.actor_hidden_sizes == (128, 64, 32)
-    humanoid = RobotConfig("DiffHumanoid", SHAC(critic_lr=1e-3)).algorithm
+    assert RobotConfig().resolved.algorithm.actor_hidden_sizes == (128, 64, 32)
+    humanoid = RobotConfig("DiffHumanoid", SHAC(critic_lr=1e-3)).resolved.algorithm
     assert (humanoid.actor_hidden_sizes, humanoid.critic_lr, humanoid.target_critic_alpha) == (
         (256, 128),
         1e-3,
         0.995,
     )
-    assert RobotConfig() == RobotConfig(algorithm=RobotConfig().algorithm)
+    assert RobotConfig().run_id == RobotConfig().resolved.run_id
