@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from dataclasses import fields, is_dataclass
-from types import CodeType, FunctionType
-from typing import Any, ClassVar, Generic, Protocol
+from types import FunctionType
+from typing import Any, ClassVar
+
+from shapo.runs.code import code_hash
 
 
 class RunConfig:
@@ -53,9 +56,9 @@ class RunConfig:
 
 
 def describe(value: Any) -> Any:
-    """A config as JSON-able values. Classes go by name; one from outside the package (a notebook cell, say) also by a
-    hash of the code of its methods, so that editing it names a new run; a function likewise, with what it encloses.
-    What they call or read from elsewhere is not seen: keep it in fields. Raises TypeError for what has no such
+    """A config as JSON-able values. Classes go by name; one from outside the package (a notebook cell, say) also by
+    `code_hash`, so that editing it names a new run; functions and classes as values likewise. What that does not see
+    (a file that a method reads, a dictionary of the module) belongs in fields. Raises TypeError for what has no such
     description.
     """
     if is_dataclass(value) and not isinstance(value, type):
@@ -64,12 +67,11 @@ def describe(value: Any) -> Any:
             raise TypeError(f"{kind.__qualname__} must be a frozen dataclass: @dataclass(frozen=True)")
         name = {"class": kind.__qualname__}
         if any(map(_from_outside, kind.__mro__)):
-            name["code"] = _code_hash(kind)
+            name = {"class": kind.__name__, "code": code_hash(kind)}  # where it was defined does not travel
         return name | {field.name: describe(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, type):
-        return {"class": value.__qualname__, "code": _code_hash(value)}
-    if isinstance(value, FunctionType):
-        return {"function": value.__qualname__, "code": _hash(_function(value))}
+    if isinstance(value, type | FunctionType):
+        kind = "class" if isinstance(value, type) else "function"
+        return {kind: value.__name__, "code": code_hash(value)}
     if isinstance(value, list | tuple):
         return [describe(item) for item in value]
     if (
@@ -114,38 +116,5 @@ def _rebuilt(value: Any, words: dict[str, Any]) -> Any:
 
 
 def _from_outside(kind: type) -> bool:
-    return kind not in (object, Protocol, Generic) and kind.__module__.partition(".")[0] != "shapo"
-
-
-def _code_hash(kind: type) -> str:
-    """Compiled code, not source: a notebook's classes travel to worker processes without theirs."""
-    code = []
-    for base in filter(_from_outside, kind.__mro__):
-        for name, member in sorted(vars(base).items()):
-            function = getattr(member, "__func__", getattr(member, "fget", member))
-            if isinstance(function, FunctionType) and name not in _GENERATED:
-                code.append((name, _constants(function.__code__), function.__defaults__))
-    return _hash(code)
-
-
-def _hash(code: Any) -> str:
-    return hashlib.sha256(repr(code).encode()).hexdigest()[:12]
-
-
-def _function(function: FunctionType) -> tuple:
-    enclosed = [describe(cell.cell_contents) for cell in function.__closure__ or ()]
-    return _constants(function.__code__), function.__defaults__, function.__kwdefaults__, enclosed
-
-
-# What @dataclass writes follows from the fields, which are named anyway.
-_GENERATED = {"__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__replace__"}
-
-
-def _constants(code: CodeType) -> tuple:
-    """Code without file names and line numbers."""
-    constants = [_constants(c) if isinstance(c, CodeType) else _ordered(c) for c in code.co_consts]
-    return code.co_code, constants, code.co_names, code.co_varnames
-
-
-def _ordered(constant: Any) -> Any:
-    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
+    root = kind.__module__.partition(".")[0]
+    return root != "shapo" and root not in sys.stdlib_module_names

@@ -1,6 +1,13 @@
 """A run is named by what it is: by no file, no folder and no default that moves."""
 
+import json
+import pickle
+import subprocess
+import sys
+
+import cloudpickle
 import pytest
+import torch
 
 from shapo import (
     CPO,
@@ -51,3 +58,120 @@ NAMES = [
 @pytest.mark.parametrize("config, name", NAMES, ids=[name for _, name in NAMES])
 def test_shipped_and_running_runs_keep_their_names(config, name):
     assert config.run_id == name
+
+
+HEAD = """
+import enum, functools, re, torch, shapo
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial, partialmethod, singledispatch, singledispatchmethod
+from typing import ClassVar
+
+def scaled(factor):
+    def decorator(method):
+        @functools.wraps(method)
+        def wrapper(self, gradient, fisher, samples):
+            return factor * method(self, gradient, fisher, samples)
+        return wrapper
+    return decorator
+"""
+MINE = """
+@dataclass(frozen=True)
+class Mine:
+    rho: float = 0.5
+"""
+CALL = "    def __call__(self, gradient, fisher, samples): return"
+FORMS = {  # how a class of the user's may hold a number
+    "method": f"{MINE}{CALL} NUMBER * gradient",
+    "no_grad": f"{MINE}    @torch.no_grad()\n{CALL} NUMBER * gradient",
+    "under wraps": f"{MINE}    @scaled(2.0)\n{CALL} NUMBER * gradient",
+    "given to a decorator": f"{MINE}    @scaled(NUMBER)\n{CALL} gradient",
+    "staticmethod": f"{MINE}    @staticmethod\n    def k(): return NUMBER\n{CALL} self.k() * gradient",
+    "classmethod": f"{MINE}    @classmethod\n    def k(cls): return NUMBER\n{CALL} self.k() * gradient",
+    "property": f"{MINE}    @property\n    def k(self): return NUMBER\n{CALL} self.k * gradient",
+    "cached_property": f"{MINE}    @cached_property\n    def k(self): return NUMBER\n{CALL} self.k * gradient",
+    "lru_cache": f"{MINE}    @lru_cache\n    def k(self): return NUMBER\n{CALL} self.k() * gradient",
+    "partialmethod": f"{MINE}    def by(self, k): return k\n    k = partialmethod(by, NUMBER)\n{CALL} self.k() * 2",
+    "singledispatchmethod": f"{MINE}    @singledispatchmethod\n    def k(self, x): return 1\n    @k.register\n"
+    f"    def _(self, x: int): return NUMBER\n{CALL} self.k(2) * gradient",
+    "class attribute": f"{MINE}    k: ClassVar = NUMBER\n{CALL} self.k * gradient",
+    "attributes that hold it": f"{MINE}    k = dict(a=[torch.ones(2) * NUMBER], b=re.compile('x'))\n{CALL} gradient",
+    "default": f"{MINE}    def k(self, k=NUMBER): return k\n{CALL} self.k() * gradient",
+    "keyword-only default": f"{MINE}    def k(self, *, k=NUMBER): return k\n{CALL} self.k() * gradient",
+    "lambda": f"{MINE}    k = lambda self: NUMBER\n{CALL} self.k() * gradient",
+    "nested class": f"{MINE}    class K:\n        def k(self): return NUMBER\n{CALL} self.K().k() * gradient",
+    "nested enumeration": f"{MINE}    class K(enum.Enum):\n        A = NUMBER\n{CALL} self.K.A.value * gradient",
+    "base class": f"class Base(ABC):\n    @abstractmethod\n    def no(self): ...\n    def k(self): return NUMBER\n"
+    f"{MINE.replace('Mine', 'Mine(Base)')}    def no(self): super().k()\n{CALL} self.k() * gradient",
+    "its own __init__": f"{MINE}    def __init__(self):\n        vars(self)['rho'] = min(0.5, 9 + NUMBER)\n"
+    f"{CALL} gradient",
+    "closure": "def make(number):" + f"{MINE}{CALL} number * gradient\nreturn Mine\n".replace("\n", "\n    ")
+    + "\nMine = make(NUMBER)",
+    "function of the module": f"def k(): return NUMBER\n{MINE}{CALL} k() * gradient",
+    "constant of the module": f"K = NUMBER\n{MINE}{CALL} K * gradient",
+    "partial of the module": f"k = partial(pow, NUMBER)\n{MINE}{CALL} k(2) * gradient",
+}  # fmt: skip
+TAIL = "\nconfig = shapo.Config(actor=Mine())\n"
+SCRIPT = """
+import json, sys
+for form, source in json.load(sys.stdin).items():
+    cell = {"__name__": "__main__"}
+    exec(compile(source, "cell", "exec"), cell)
+    print(form, cell["config"].run_id)
+"""
+
+
+def defined(form: str, number: str = "0.001", comment: str = "") -> dict:
+    names = {"__name__": "__main__"}
+    source = HEAD + comment + FORMS[form].replace("NUMBER", number) + TAIL
+    exec(compile(source, f"cell {comment}", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_edited_class_of_the_users_names_another_run(form):
+    run_id = defined(form)["config"].run_id
+    assert defined(form)["config"].run_id == run_id
+    assert defined(form, comment="# said differently\n\n")["config"].run_id == run_id
+    assert defined(form, "3.0")["config"].run_id != run_id
+
+
+def test_a_class_of_the_users_is_one_wherever_it_is():
+    """In another process that ran the same cell, and in one to which the class travelled by value."""
+    sources = {form: HEAD + FORMS[form].replace("NUMBER", "0.001") + TAIL for form in FORMS}
+    told = subprocess.run(
+        [sys.executable, "-c", SCRIPT], input=json.dumps(sources), capture_output=True, text=True, check=True
+    ).stdout
+    here = {form: defined(form)["config"] for form in FORMS}
+    assert dict(line.rsplit(" ", 1) for line in told.splitlines()) == {
+        form: c.run_id for form, c in here.items()
+    }
+    travel = {form: cloudpickle.dumps(c) for form, c in here.items() if form not in HOMEBOUND}
+    told = subprocess.run(
+        [sys.executable, "-c", "import pickle, sys\nfor form, c in pickle.load(sys.stdin.buffer).items():\n"
+         "    print(form, pickle.loads(c).run_id)"],
+        input=pickle.dumps(travel), capture_output=True, check=True,
+    ).stdout.decode()  # fmt: skip
+    assert dict(line.rsplit(" ", 1) for line in told.splitlines()) == {
+        form: here[form].run_id for form in travel
+    }
+
+
+HOMEBOUND = {"cached_property", "lru_cache", "singledispatchmethod"}  # cloudpickle refuses them itself
+
+
+@pytest.mark.parametrize("held", ["threading.Lock()", "open(__file__)", "(i for i in ())"])
+def test_what_has_no_content_to_hash_is_refused(held):
+    names = {"__name__": "__main__", "__file__": __file__}
+    source = f"{HEAD}import threading\n{MINE}    held = {held}\n{CALL} gradient{TAIL}"
+    with pytest.raises(TypeError, match=r"Mine cannot be named by its code: that holds <.*Keep in a class"):
+        exec(source, names)
+
+
+def test_training_leaves_the_name_of_a_class_as_it_was():
+    """What functools remembers of calls is no part of it."""
+    for form in FORMS:
+        names = defined(form)
+        before = names["config"].run_id
+        names["config"].actor(torch.ones(2), None, 1)
+        assert names["config"].run_id == before

@@ -489,8 +489,8 @@ def test_every_config_of_the_experiments_comes_back():
             "not a description of a Config of this version",
         ),
         (describe(shapo.FisherSAM(0.1)), "not a description of a Config"),
-        (describe(replace(SMALL, actor=Sideways())), "class Sideways is not the package's own"),
-        (describe(SMALL) | {"algorithm": {"class": "math"}}, "class math is not"),
+        (describe(replace(SMALL, actor=Sideways())), "Sideways is not the package's own"),
+        (describe(SMALL) | {"algorithm": {"class": "math"}}, "math is not"),
         ([], "not a description of a Config"),
     ],
 )
