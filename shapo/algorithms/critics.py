@@ -104,5 +104,5 @@ class Critics:
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         for name in ("theta", "adam_m", "adam_v"):
-            setattr(self, name, torch.from_numpy(state[name]).clone())
+            setattr(self, name, torch.tensor(state[name]).view_as(getattr(self, name)))
         self.steps = int(state["steps"])

@@ -120,7 +120,7 @@ class GaussianActor:
         return {"theta": self.theta.numpy().copy()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        self.theta = torch.from_numpy(state["theta"]).clone()
+        self.theta = torch.tensor(state["theta"]).view_as(self.theta)
 
 
 def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from shapo.runs.store import ROOT
+
 COLUMN, PAGE = 3.3, 7.0  # inches
 BLUE, ORANGE, GREEN, PINK, SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"
 RED, GREY, BROWN = "#D55E00", "#8A8A8A", "#8A5A00"
@@ -78,7 +80,6 @@ STYLE = {
 }  # fmt: skip
 
 logging.getLogger("fontTools").setLevel(logging.ERROR)  # it remarks on the dates in the fonts of every PDF
-ROOT = Path(__file__).resolve().parents[2]
 SMOKE = "smoke: proves the pipeline, claims nothing"
 
 

@@ -29,7 +29,7 @@ class RobotPolicy(Acts):
         clip: float = np.inf,
     ):  # fmt: skip
         self.actor, self.theta, self.clip = actor, torch.from_numpy(theta.copy()), clip
-        self.mean, self.scale = (torch.from_numpy(np.asarray(array)).float() for array in (mean, scale))
+        self.mean, self.scale = (torch.tensor(np.asarray(array)).float() for array in (mean, scale))
         self.columns = len(self.mean)
 
     @property

@@ -216,8 +216,8 @@ class SHACTrainer(RobotTrainer):
     def load_networks(self, arrays: Mapping[str, np.ndarray]) -> None:
         """The policy, the target critic and the scale of observations, of a checkpoint or as they ship."""
         with torch.no_grad():
-            self.theta.copy_(torch.from_numpy(arrays["theta"]))
-            self.target_phi.copy_(torch.from_numpy(arrays["target_phi"]))
+            self.theta.copy_(torch.tensor(arrays["theta"]))
+            self.target_phi.copy_(torch.tensor(arrays["target_phi"]))
         self.normalizer.load_state_dict(unprefixed("normalizer", arrays))
         self._freeze_normaliser()
 
@@ -225,7 +225,7 @@ class SHACTrainer(RobotTrainer):
         super().restore(arrays, meta)
         self.load_networks(arrays)
         with torch.no_grad():
-            self.phi.copy_(torch.from_numpy(arrays["phi"]))
+            self.phi.copy_(torch.tensor(arrays["phi"]))
         for name, optimizer in self.optimizers.items():
             _set_moments(optimizer, unprefixed(f"adam_{name}", arrays))
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,10 @@ from shapo.runs.evaluate import evaluate
 from shapo.runs.identity import RunConfig
 from shapo.runs.shipped import CorruptPackError, Pack, pack_of
 from shapo.runs.store import (
+    ABOVE,
     CorruptCheckpointError,
+    corrupt,
+    is_checkout,
     load_checkpoint,
     runs_folder,
     save_checkpoint,
@@ -26,8 +33,6 @@ from shapo.runs.store import (
     version_of,
     write_atomically,
 )
-
-QUANTILES = [0.5, 0.8, 0.95]  # of `Run.cost_quantiles`; the paper's tails are the last two
 
 
 class Run:
@@ -112,15 +117,6 @@ class Run:
         return self._table("episodes")
 
     @property
-    def cost_quantiles(self) -> pd.DataFrame:
-        """A row per epoch, indexed by steps so far: QUANTILES of the costs of all episodes until then, each once."""
-        episodes = self.episodes
-        until = {steps: episodes.cost[episodes.steps <= steps] for steps in self.progress.steps}
-        return pd.DataFrame(
-            {steps: costs.quantile(QUANTILES) for steps, costs in until.items()}
-        ).T.rename_axis("steps")
-
-    @property
     def timing(self) -> pd.DataFrame:
         """Seconds of each epoch: rollout, actor, critics, total. Not part of what is reproduced.
 
@@ -133,13 +129,13 @@ class Run:
         """Versions, commit and machine under which the epochs were run, in order of change."""
         if pack := self.pack:
             return pack.provenance(self.config.run_id)
-        return self.load()[1]["provenance"]
+        return deepcopy(self.load()[1]["provenance"])
 
     @property
     def networks(self) -> dict[str, np.ndarray]:
         """Arrays of the checkpoint, with those of the trained networks among them; of a shipped run, those that ship.
 
-        Raises FileNotFoundError where there are none.
+        They are read-only: an edited copy trains nothing on. Raises FileNotFoundError where there are none.
         """
         if pack := self.pack:
             if not (shipped := pack.networks(self.config.run_id)):
@@ -148,7 +144,7 @@ class Run:
                     "here"
                 )
             return shipped
-        return self.load()[0]
+        return dict(self.load()[0])
 
     @property
     def shipped_networks(self) -> dict[str, np.ndarray]:
@@ -163,7 +159,8 @@ class Run:
     @property
     def actor(self) -> Any:  # an `algorithms.networks.Policy`, or a `robots.policy.RobotPolicy`
         """The trained policy, ready to roll out. Raises FileNotFoundError where there is none, or none is shipped."""
-        return self.config.policy(self.networks)
+        with self._restoring():
+            return self.config.policy(self.networks)
 
     def evaluate(
         self, episodes: int = 20, deterministic: bool = True, seed: int = 0, env: Any = None
@@ -180,9 +177,29 @@ class Run:
         if not self.exists:
             raise FileNotFoundError(f"{self.path} has no checkpoint: this run has not begun")
         arrays, meta = _load(self.checkpoint, *version_of(self.checkpoint))
-        if any(meta[name] != value for name, value in self.config.identity.items()):
-            raise CorruptCheckpointError(f"{self.checkpoint} belongs to another run; it was not loaded.")
+        epoch, epochs = meta.get("epoch"), self.config.epochs
+        shapes = {name: a.shape for name, a in arrays.items() if name.startswith("progress:")}
+        if any(meta.get(name) != value for name, value in self.config.identity.items()):
+            raise corrupt(self.checkpoint, "it belongs to another run")
+        if type(epoch) is not int or not 0 <= epoch <= epochs:
+            raise corrupt(self.checkpoint, f"its epoch must be from 0 to {epochs}; got {epoch!r}")
+        if set(shapes.values()) != ({(epoch,)} if epoch else set()) or not isinstance(
+            meta.get("provenance"), list
+        ):
+            raise corrupt(
+                self.checkpoint, f"it must hold provenance, and progress of {epoch} epochs; got {shapes}"
+            )
         return arrays, meta
+
+    def restore(self, trainer: Any) -> None:
+        """Brings a fresh trainer of the config to where the checkpoint stands. Raises as `load`."""
+        arrays, meta = self.load()
+        fresh = trainer.state()[0]
+        with self._restoring():
+            for name, array in fresh.items():
+                if ":" not in name and array.dtype != arrays[name].dtype:
+                    raise TypeError(f"{name} must be {array.dtype}; got {arrays[name].dtype}")
+            trainer.restore(arrays, meta)
 
     def save(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
         """Replaces the checkpoint, atomically; before the last one, writes progress.csv and episodes.csv for people.
@@ -206,10 +223,23 @@ class Run:
         if not (self.path / "config.json").exists():
             write_atomically(self.path / "config.json", json.dumps(self.config.identity, indent=2).encode())
 
+    @contextmanager
+    def _restoring(self) -> Iterator[None]:
+        """What a whole but crafted checkpoint leads to is told as what it is."""
+        try:
+            yield
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, CorruptCheckpointError | CorruptPackError):
+                raise
+            raise corrupt(self.checkpoint, f"{type(error).__name__}: {error}") from error
+
     def _table(self, name: str) -> pd.DataFrame:
         if pack := self.pack:
             return pack.table(name, self.config.run_id)
-        return self._tables(self.load()[0])[name] if self.exists else pd.DataFrame()
+        if not self.exists:
+            return pd.DataFrame()
+        with self._restoring():
+            return self._tables(self.load()[0])[name]
 
     def _tables(self, arrays: dict[str, np.ndarray]) -> dict[str, pd.DataFrame]:
         tables = unpack_tables(arrays)
@@ -239,12 +269,18 @@ def provenance() -> dict:
 
 
 def _commit() -> str:
-    """The commit of the package's own checkout, marked where its files were edited; empty where there is none."""
-    here = Path(__file__).resolve().parent
+    """The commit of the package's own checkout, marked where its files were edited; empty where there is none.
+
+    Never that of a repository around it, or of one that the environment names.
+    """
+    if not is_checkout(ABOVE):
+        return ""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+            cwd=ABOVE, env=environment | {"GIT_CEILING_DIRECTORIES": str(ABOVE.parent)},
+            capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return ""

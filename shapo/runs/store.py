@@ -14,8 +14,8 @@ import hashlib
 import io
 import json
 import os
+import tomllib
 import uuid
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +25,19 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-ROOT = Path(__file__).resolve().parents[2]  # the checkout
+
+def is_checkout(folder: Path) -> bool:
+    """Whether a folder is the top of this project, and not site-packages, say, or another project with a copy in it."""
+    try:
+        return tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"] == "shapo"
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
+
+
+ABOVE = Path(__file__).resolve().parents[2]
+ROOT = (
+    ABOVE if is_checkout(ABOVE) else Path.cwd()
+)  # the user's folder, where the package is installed elsewhere
 MAGIC = b"shapo-checkpoint-1"
 TABLES = ("progress", "episodes", "timing")
 
@@ -35,7 +47,7 @@ class CorruptCheckpointError(RuntimeError):
 
 
 def runs_folder() -> Path:
-    """Where runs live: $SHAPO_RUNS, or `runs/` beside the package."""
+    """Where runs live: $SHAPO_RUNS, or `runs/` in the checkout, or in the current directory where there is none."""
     return Path(os.environ.get("SHAPO_RUNS") or ROOT / "runs")
 
 
@@ -111,7 +123,7 @@ def save_checkpoint(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, A
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(arrays, meta) as saved. Raises CorruptCheckpointError, naming the file, for anything but a whole checkpoint."""
+    """(arrays, meta) as saved, read-only. Raises CorruptCheckpointError, naming it, for what is no whole checkpoint."""
     header, newline, body = path.read_bytes().partition(b"\n")
     magic, _, digest = header.partition(b" ")
     if magic != MAGIC or not newline:
@@ -122,10 +134,18 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         try:
             with np.load(io.BytesIO(body), allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-            return arrays, json.loads(str(arrays.pop("meta")))
-        except (ValueError, KeyError, zipfile.BadZipFile) as error:
-            problem = str(error)
-    raise CorruptCheckpointError(
+            meta = dict(json.loads(str(arrays.pop("meta"))))
+            for array in arrays.values():
+                array.flags.writeable = False
+            return arrays, meta
+        except Exception as error:  # whatever NumPy and zipfile say of a crafted archive
+            problem = f"{type(error).__name__}: {error}"
+    raise corrupt(path, problem)
+
+
+def corrupt(path: Path, problem: object) -> CorruptCheckpointError:
+    """The error that names a checkpoint and what is wrong with it."""
+    return CorruptCheckpointError(
         f"{path} was not loaded: {problem}. Nothing was changed; move it away to start this run anew."
     )
 

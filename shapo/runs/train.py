@@ -182,10 +182,10 @@ def _begun(run: Run) -> Any:
     """What trains the run, where it stands; saved once, so that what cannot be stored fails before the first epoch."""
     trainer, history = run.config.trainer(), {}
     if run.exists:
-        trainer.restore(*run.load())
+        run.restore(trainer)
         return trainer
     if shorter := _shorter(run):
-        trainer.restore(*shorter.load())
+        shorter.restore(trainer)
         history = {"provenance": shorter.provenance}
     arrays, meta = trainer.state()
     run.save(arrays, meta | history)

@@ -227,10 +227,6 @@ def test_tables_account_for_every_step_once(tmp_path):
     assert progress.total_cost.is_monotonic_increasing and progress.total_cost.iloc[-1] >= episodes.cost.sum()
     np.testing.assert_allclose(progress.cost_rate, progress.total_cost / progress.steps)
     assert np.isnan(progress.J_C[0]) and progress.J_C[3] == pytest.approx(episodes.cost.mean())
-    quantiles = run.cost_quantiles
-    assert list(quantiles.index) == list(progress.steps) and quantiles.loc[1100].isna().all()
-    for steps, costs in ((2200, episodes.cost[:2]), (3300, episodes.cost[:2]), (4400, episodes.cost)):
-        np.testing.assert_allclose(quantiles.loc[steps], np.quantile(costs, [0.5, 0.8, 0.95]))
     assert progress.lagrangian_multiplier[0] == 0.001  # nothing to react to before an episode has ended
     assert pd.read_csv(run.path / "progress.csv").equals(progress)
     assert set(run.provenance[0]["versions"]) >= {"torch", "mujoco", "numpy", "python"}
