@@ -65,7 +65,8 @@ def geometry(
     plane.grid(False)
     curves(sharpen, {name: [sweep.set_index("std")[name]] for name in BALLS}, LOOKS)
     sharpen.axhline(delta, label=r"$\delta_{\rm Down}$", **DOTTED)
-    sharpen.set(xscale="log", yscale="log", ylim=(delta / 3, None), xlim=(1.1 * sweep["std"].max(), None))
+    sharpen.set(xscale="log", yscale="log", ylim=(delta / 3, None))
+    sharpen.invert_xaxis()
     say(plane, r"KL of $\delta/4$, $4\delta$, $16\delta$", r"mean $\mu$", r"$\log\,\sigma$")
     say(actions, "the perturbed policies", "action", "density")
     say(

@@ -36,7 +36,7 @@ def benchmarks(table: pd.DataFrame, parts: pd.DataFrame) -> Figure:
     shares.set_anchor("N")
     shares.set_xlim(0, 1.25 * relative.sum(axis=1).max())
     shares.grid(axis="y", visible=False)
-    shares.legend(loc="upper center", bbox_to_anchor=(0.4, -0.4), ncols=3, columnspacing=1, handlelength=1)
+    shares.legend(loc="upper center", bbox_to_anchor=(0.4, -0.8), ncols=3, columnspacing=1, handlelength=1)
     say(shares, "an epoch of training", "time, in epochs of vanilla")
     return fig
 
@@ -72,4 +72,5 @@ def _bars(axis: Axes, lengths: pd.Series, rows: pd.DataFrame, words, left: float
 
 
 def _beside(axis: Axes, text: str, x: float, y: float) -> None:
-    axis.annotate(text, (x, y), (5, 0), textcoords="offset points", va="center", fontsize=6.5)
+    style = {"va": "center", "fontsize": 6.5, "bbox": {"fc": "white", "ec": "none", "pad": 0.4}}
+    axis.annotate(text, (x, y), (5, 0), textcoords="offset points", **style)
