@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StudyError as error:
         print(error, file=sys.stderr)
         return 1
-    except (ValueError, CorruptPackError, FileNotFoundError) as error:
+    except (ValueError, CorruptPackError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
 
