@@ -437,7 +437,7 @@ def test_mistakes_on_the_command_line_are_told(store, data, capsys, monkeypatch)
         assert "must be a whole number from 1, or all" in told("verify", number) or number == "-1"
     assert "N must be from 1 to 1" in told("verify", "2")
     assert "holds no packed study other; there are: small" in told("verify", "1", "--study", "other")
-    assert "must be 'all' or one of" in told("pack", "nonsense")
+    assert "must be one of pilot, " in told("pack", "nonsense")
     assert "invalid choice: 'huge'" in told("pack", "pareto", "--profile", "huge")
     assert "is not finished" in told("pack", "pareto", "--profile", "smoke")
 
