@@ -105,8 +105,10 @@ class Study:
         total = sum(run.config.epochs for run in self.runs)
         done = total - sum(run.config.epochs for run in missing)
         initial = done + sum(row.get("epoch", 0) for _, row in rows.values())
-        options = {"desc": f"study {self.name}", "unit": "epoch", "file": sys.stdout, "disable": not progress}
-        with tqdm(total=total, initial=initial, postfix="the workers start", **options) as bar:
+        options = {"desc": f"study {self.name}", "unit": "epoch", "disable": not progress}
+        with tqdm(
+            total=total, initial=initial, postfix="the workers start", file=sys.stdout, **options
+        ) as bar:
             while pending:
                 _, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                 changed = [run for run in missing if _look(run, rows)]
