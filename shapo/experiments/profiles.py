@@ -1,10 +1,11 @@
-"""What each profile spends, and the dials of each task: the tables the notebooks read."""
+"""What each profile spends, and the dials of each task: the tables the notebooks read.
+
+Standard library only: `notebooks/run.py` reads this file before anything is installed.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-
-from shapo.algorithms.config import Config
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,3 @@ DIALS: dict[str, Dials] = {}
 def dials(task: str) -> Dials:
     """The radii of a task."""
     return DIALS.get(task, UNTIL_THE_PILOT)
-
-
-def delta_down(task: str, share: float | None = None) -> float:
-    """δ_Down, nats, at a share of the task's own δ_Up; by default at that of its dials."""
-    share = dials(task).share if share is None else share
-    return round(share * Config(task).resolved.algorithm.target_kl, 12)

@@ -14,7 +14,7 @@ import pandas as pd
 from shapo.algorithms import ALGORITHMS, CPO, PIDLag, TRPOLag, TrustRegion
 from shapo.algorithms.config import Config
 from shapo.envs import OwnTask, task_of
-from shapo.experiments.profiles import PROFILES, Profile, delta_down, dials
+from shapo.experiments.profiles import PROFILES, Profile, dials
 from shapo.experiments.statistics import CELL, compare
 from shapo.runs.identity import RunConfig
 from shapo.runs.run import Run
@@ -46,6 +46,12 @@ EPISODE = 1000  # steps of an episode that nothing ends early
 OMNISAFE = {
     "TRPO-Lag": TRPOLag(), "TRPO-PID": PIDLag(), "CPO": CPO(line_search_steps=20, cost_per_step=False),
 }  # fmt: skip
+
+
+def delta_down(task: str, share: float | None = None) -> float:
+    """δ_Down, nats, at a share of the task's own δ_Up; by default at that of its dials."""
+    share = dials(task).share if share is None else share
+    return round(share * Config(task).resolved.algorithm.target_kl, 12)
 
 
 def variants(task: str) -> dict[str, Variant]:

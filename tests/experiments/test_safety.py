@@ -10,7 +10,8 @@ import shapo
 from shapo.envs import TASKS
 from shapo.experiments import safety as experiments
 from shapo.experiments import statistics
-from shapo.experiments.profiles import delta_down, dials
+from shapo.experiments.profiles import dials
+from shapo.experiments.safety import delta_down
 from shapo.sharpness import (
     EffectiveAlpha,
     EuclideanSAM,
