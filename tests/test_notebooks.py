@@ -406,5 +406,13 @@ def test_tests_that_leave_another_working_tree_fail(pretending, pytest_does, sta
 
 def test_the_command_line_is_read_before_anything_is_installed():
     """By a Python without site packages: what `run_all.sh` does before set-up."""
-    command = [sys.executable, "-I", "-S", str(ROOT / "notebooks" / "run.py"), "--check", "--profile", "laptop"]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(ROOT / "notebooks" / "run.py"),
+        "--check",
+        "--profile",
+        "laptop",
+    ]
     assert subprocess.run(command, capture_output=True, cwd=ROOT.parent).returncode == 0

@@ -29,6 +29,7 @@ from shapo.experiments import robots, safety
 from shapo.experiments.statistics import bootstrap_interval
 from shapo.robots.simulator import ROBOTS
 from shapo.runs.shipped import data_folder
+from shapo.runs.store import ROOT
 
 MATTERS = 0.05  # the change, as a share, from which on it would matter
 LEVEL = 0.05  # of error
@@ -201,7 +202,7 @@ def markdown(table: pd.DataFrame) -> str:
     """`readable` as a table for the README, each notebook as a link."""
     shown = readable(table).reset_index()
     rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
-    names = {path.name[:2]: path.name for path in (data_folder().parents[1] / "notebooks").glob("*.ipynb")}
+    names = {path.name[:2]: path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
     for row in rows[2:]:
         row[-1] = f"[{row[-1]}](notebooks/{names[row[-1]]})"
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
