@@ -183,7 +183,7 @@ def test_a_cost_is_reached_from_below(epoch, reached):
 
 
 def test_a_probe_is_quiet_and_its_failure_is_told(capfd):
-    with pytest.raises(benchmarks.ProbeError, match=r"num_envs must be at least 1, got 0"):
+    with pytest.raises(benchmarks.ProbeError, match=r"num_envs must be a whole number, at least 1; got 0"):
         benchmarks.run_apart(run_env, maker="shapo", task="Ant-v4", num_envs=0, steps=1, resets=1)
     assert capfd.readouterr() == ("", "")
 

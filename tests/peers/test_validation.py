@@ -143,10 +143,10 @@ def test_differences_carry_welchs_interval_and_find_a_shift_that_is_there():
     assert table.loc["cost", "low"] < 0 < table.loc["cost", "high"]
 
 
-def test_the_figure_shows_every_run():
+def test_the_figure_shows_the_median_and_spread_of_either_side():
     fig = figures.validation(curves(), cost_limit=10.0)
     top, middle, bottom = fig.axes
-    assert len(top.lines) == 2 * (3 + 1) and len(middle.lines) == 2 * (3 + 1) + 1
+    assert len(top.lines) == len(top.collections) == 2 and len(middle.lines) == 2 + 1  # the limit
     assert [text.get_text() for text in bottom.texts] == ["solved for at every update,\nnone in recovery"]
 
 
