@@ -138,7 +138,7 @@ def test_importing_and_building_is_silent():
             "task must be one of PointGoal0-v0.*OwnTask.*got 'PointGoal9-v0'",
         ),
         ({"num_envs": 0}, ValueError, "num_envs must be a whole number, at least 1; got 0"),
-        ({"num_envs": 2.0}, ValueError, "num_envs must be a whole number, at least 1; got 2.0"),
+        ({"num_envs": 2.5}, ValueError, "num_envs must be a whole number, at least 1; got 2.5"),
         ({"task": []}, ValueError, r"task must be one of .*got \[\]"),
         ({"threads": 0}, ValueError, "threads must be a whole number, at least 1; got 0"),
         ({"seed": -1}, ValueError, r"seed must lie in \[0, 2\*\*32 - 1\].*got -1"),
