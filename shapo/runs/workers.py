@@ -46,9 +46,8 @@ LIVES = 3  # of a call: so many processes may die under it before it fails
 def attempt(config: RunConfig, path: Path, token: str) -> None:
     """What a study calls in a worker: trains the run of that path.
 
-    Errors that its folder records stay there: not each of them can travel.
-
-    token: makes every attempt a call of its own; Dask would not repeat an equal one.
+    Errors that its folder records stay there: not each of them can travel. token: makes every attempt a call of its
+    own; Dask would not repeat an equal one.
     """
     run = Run(config, path.parent.parent)
     if run.path != path:
@@ -67,10 +66,10 @@ def attempt(config: RunConfig, path: Path, token: str) -> None:
 class OneProcessPerCore(Executor):
     """A thread per core, each with a loky process to itself, fresh and single-threaded.
 
-    Loky, so that classes defined in a notebook cell reach the processes, and a script needs no `if __name__ ==
-    "__main__"`, as Dask's LocalCluster does. A pool of one each, so that a process that
-    dies (out of memory, say) takes one call with it, which is made again in another process; its neighbours go on. A
-    call under which LIVES processes died raises BrokenProcessPool. They end with this process, however it ends.
+    Loky, so that classes of a notebook cell reach the processes, and a script needs no `if __name__ == "__main__":`,
+    without which Dask's LocalCluster starts none. A pool of one each, so that a process that dies (out of memory, say)
+    takes one call with it, which is made again in another process; its neighbours go on. A call under which LIVES
+    processes died raises BrokenProcessPool. They end with this process, however it ends.
     """
 
     def __init__(self, cores: int):

@@ -23,7 +23,7 @@ from shapo.algorithms.trainer import Trainer
 from shapo.runs import study as studies
 from shapo.runs import workers
 from shapo.runs.packing import pack
-from shapo.runs.store import load_checkpoint
+from shapo.runs.store import ROOT, load_checkpoint
 from shapo.runs.study import StudyError
 from shapo.runs.train import failure
 
@@ -198,10 +198,14 @@ with LocalCluster(2, **nannies) as cluster, Client(cluster) as client:
 """
 
 
-def cell(code, *arguments, mark=None):
+def cell(code, *arguments, mark=None, script=None):
+    """Runs it as a notebook would, or as a script, which has a file that a process of its own could import."""
     environment = os.environ | ({"MARK": str(mark)} if mark else {})
+    if script:
+        script.write_text(CELL + code)
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", CELL + code, *map(str, arguments)],
+        [sys.executable, *([str(script)] if script else ["-c", CELL + code]), *map(str, arguments)],
         capture_output=True, text=True, env=environment, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -217,7 +221,7 @@ def serial_cell(tmp_path_factory):
 
 
 def test_a_killed_process_costs_nothing_but_time(tmp_path, serial_cell):
-    said = cell(LOKY, tmp_path / "runs", mark=tmp_path / "mark")
+    said = cell(LOKY, tmp_path / "runs", mark=tmp_path / "mark", script=tmp_path / "no_guard.py")
     assert (tmp_path / "mark").exists(), "nothing was killed"
     assert results(tmp_path / "runs") == results(serial_cell)
     assert "1 of the study's runs failed" in said and "the process that trained it died 3 times" in said
