@@ -44,7 +44,7 @@ def settings(config: Config) -> dict[str, dict]:
     algorithm = config.algorithm
     if config.actor is not None or config.critic is not None or type(algorithm) not in NAMES:
         raise ValueError(f"OmniSafe has TRPOLag, PIDLag and CPO, unperturbed; got {config}")
-    actions, sizes = _actions(config), list(config.hidden_sizes)
+    actions, sizes = TASKS[config.task].action_dim, list(config.hidden_sizes)
     custom = {
         "seed": config.seed,
         "algo_cfgs": {
@@ -75,10 +75,6 @@ def settings(config: Config) -> dict[str, dict]:
         for name in ("pid_delta_p_ema", "pid_delta_d_ema"):
             theirs[f"{name}_alpha"] = getattr(algorithm, name)
     return custom | {"lagrange_cfgs": theirs}
-
-
-def _actions(config: Config) -> int:
-    return make_env(config.task).single_action_space.shape[0]
 
 
 @functools.cache
