@@ -5,12 +5,10 @@ python -m shapo.experiments pack all --profile laptop    writes figures/data/lap
 python -m shapo.experiments verify 3                     retrains 3 shipped runs, drawn at random, and compares
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,32 +22,35 @@ from shapo.runs.verify import OUTCOMES, exit_status, verify
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Exit status 2: a mistake in it, which is told; 1: a damaged pack; else `exit_status`."""
-    parser = argparse.ArgumentParser(
-        prog="shapo.experiments", allow_abbrev=False, description="Make results, pack or verify them."
-    )
+    about = "Make results, pack or verify them."
+    parser = argparse.ArgumentParser("shapo.experiments", description=about, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("verify", help="retrain shipped runs and compare", allow_abbrev=False)
-    command.add_argument("number", metavar="N", type=_number, help="how many, drawn at random; or: all")
-    command.add_argument("--seed", type=int, help="of the draw (default: another one each time)")
-    command.add_argument("--study", metavar="NAME", help="only from the pack of this name")
-    packing = commands.add_parser("pack", help="pack the runs of an experiment", allow_abbrev=False)
-    running = commands.add_parser("run", help="train what is missing of an experiment", allow_abbrev=False)
-    for command in (running, packing):
-        command.add_argument(
-            "name",
-            help="of the experiment; all: those of all figures of SHAPO; campaign: its other experiments too; "
-            "robots: of SHAC-ASAM",
-        )
-        command.add_argument("--profile", default="laptop", choices=list(PROFILES), help="(default: laptop)")
-    commands.add_parser("claims", help="print the README's table of claims", allow_abbrev=False)
-    command = packing
-    command.add_argument("--partial", action="store_true", help="pack what there is of an unfinished study")
-    command.add_argument(
+
+    def command(
+        name: str, action: Callable[[argparse.Namespace], int], words: str
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=words, allow_abbrev=False)
+        added.set_defaults(action=action)
+        return added
+
+    verifying = command("verify", _verify, "retrain shipped runs and compare")
+    verifying.add_argument("number", metavar="N", type=_number, help="how many, drawn at random; or: all")
+    verifying.add_argument("--seed", type=int, help="of the draw (default: another one each time)")
+    verifying.add_argument("--study", metavar="NAME", help="only from the pack of this name")
+    running = command("run", _run, "train what is missing of an experiment")
+    packing = command("pack", _pack, "pack the runs of an experiment")
+    names = "of the experiment; all: those of all figures of SHAPO; campaign: its others too; robots: of SHAC-ASAM"
+    for added in (running, packing):
+        added.add_argument("name", help=names)
+        added.add_argument("--profile", default="laptop", choices=list(PROFILES), help="(default: laptop)")
+    packing.add_argument("--partial", action="store_true", help="pack what there is of an unfinished study")
+    packing.add_argument(
         "--replace", action="store_true", help="let go of packed runs that are not in the study"
     )
+    command("claims", _claims, "print the README's table of claims")
     options = parser.parse_args(arguments)
     try:
-        return {"verify": _verify, "pack": _pack, "run": _run, "claims": _claims}[options.command](options)
+        return options.action(options)
     except StudyError as error:
         print(error, file=sys.stderr)
         return 1

@@ -16,13 +16,11 @@ effect, pooled over all tasks and baselines it is claimed for (a pair of them is
 Claims that something is kept, or gains nothing, hold where the interval excludes a loss, or a gain, of MATTERS.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
 from shapo.experiments import robots, safety
@@ -38,6 +36,7 @@ DRAWS = 9999  # of labels
 LOGS = ("safety", "tail", "samples")  # compared by their logarithms
 LEAST = {"tail": 0.02}  # a fall in 50 episodes; the logarithm needs something
 ENOUGH = 4000  # return at which the Ant walks well, for its sample efficiency
+SMOKE = "**Profile smoke: tiny runs that prove the pipeline. Nothing below is a result, nothing is claimed.**"
 
 
 @dataclass(frozen=True)
@@ -57,30 +56,22 @@ class Claim:
 
 
 def _claims() -> tuple[Claim, ...]:
-    less = [
-        Claim(f"SHAPO costs less in training: {task}", "primary", "04", "pareto", "SHAPO", task=task)
-        for task in safety.TASK_ORDER
-    ]
-    actor = "SHAPO Actor"
-    # (text, notebook, experiment, variant, reference, metric, kind)
-    rest = (
+    actor, (low, middle, high), theta = "SHAPO Actor", map(robots.along, robots.RHOS), robots.asam(robots.RHO)
+    # (text, notebook, experiment, variant, reference, metric, kind), the last three as in Claim if not said
+    of_shapo = (
         ("SHAPO keeps the return, or raises it", "04", "pareto", "SHAPO", "vanilla", "return", "kept"),
         ("The front of cost and return moves outward", "04", "pareto", "SHAPO", "vanilla", "safety", "front"),
-        ("SHAPO costs less wherever λ starts", "05", "lambda_sweep", "SHAPO", "vanilla", "safety", "lower"),
-        ("The tail of the episodic cost falls with SHAPO", "06", "pareto", "SHAPO", "vanilla", "tail", "lower"),
-        ("Fisher costs less than Euclidean at equal KL", "07", "esam", actor, "E-SAM", "safety", "lower"),
-        ("Pessimism costs less than a random direction at equal KL (ours)", "07", "esam", actor, "random direction",
-         "safety", "lower"),
-        ("Pessimism costs less than optimism, −ε (ours)", "07", "esam", actor, "optimistic", "safety", "lower"),
+        ("SHAPO costs less wherever λ starts", "05", "lambda_sweep", "SHAPO"),
+        ("The tail of the episodic cost falls with SHAPO", "06", "pareto", "SHAPO", "vanilla", "tail"),
+        ("Fisher costs less than Euclidean at equal KL", "07", "esam", actor, "E-SAM"),
+        ("Pessimism costs less than a random direction at equal KL (ours)", "07", "esam", actor, "random direction"),
+        ("Pessimism costs less than optimism, −ε (ours)", "07", "esam", actor, "optimistic"),
         ("SAM critics alone do not help", "08", "sam_critic", "SAM Critic", "vanilla", "safety", "no lower"),
-        ("SHAPO in the actor alone costs less", "09", "shapo_actor", actor, "vanilla", "safety", "lower"),
-        ("Actor and critics cost less than the actor", "09", "shapo_actor", "SHAPO", actor, "safety", "lower"),
-        ("A fixed radius costs less than none", "10", "schedules", "fixed δ", "vanilla", "safety", "lower"),
-        ("A fixed confidence, n in episodes, costs less than none", "10", "schedules", "fixed α, n in episodes",
-         "vanilla", "safety", "lower"),
+        ("SHAPO in the actor alone costs less", "09", "shapo_actor", actor),
+        ("Actor and critics cost less than the actor", "09", "shapo_actor", "SHAPO", actor),
+        ("A fixed radius costs less than none", "10", "schedules", "fixed δ"),
+        ("A fixed confidence, n in episodes, costs less than none", "10", "schedules", "fixed α, n in episodes"),
     )  # fmt: skip
-    low, middle, high = map(robots.along, robots.RHOS)
-    theta = robots.asam(robots.RHO)
     of_robots = (
         ("SHAC-ASAM stands action noise better than SHAC (along θ + ε)", middle, "SHAC", "noise", "higher"),
         ("SHAC-ASAM stands action noise better than SHAC (along θ)", theta, "SHAC", "noise", "higher"),
@@ -93,11 +84,13 @@ def _claims() -> tuple[Claim, ...]:
         ("PPO keeps more of its return on other ground than SHAC", "PPO", "SHAC", "ground", "higher"),
         ("The Ant needs fewer samples with SHAC-ASAM than with PPO (along θ + ε)", middle, "PPO", "samples", "lower"),
     )  # fmt: skip
-    of_all = [Claim(text, "SHAPO", number, *rule) for text, number, *rule in rest]
+    less = "SHAPO costs less in training"
+    found = [Claim(f"{less}: {t}", "primary", "04", "pareto", "SHAPO", task=t) for t in safety.TASK_ORDER]
+    found += [Claim(text, "SHAPO", *rule) for text, *rule in of_shapo]
     for text, *rule in of_robots:
         task = "DiffAnt" if rule[2] == "samples" else None  # the Humanoid has no such return
-        of_all.append(Claim(text, "robots", "22", "robots", *rule, task=task, keeps_return=False))
-    return (*less, *of_all)
+        found.append(Claim(text, "robots", "22", "robots", *rule, task=task, keeps_return=False))
+    return tuple(found)
 
 
 CLAIMS = _claims()
@@ -111,57 +104,50 @@ def judge(profile: str, notebook: str | None = None) -> pd.DataFrame:
     """
     families = {claim.family for claim in CLAIMS if notebook in (None, claim.notebook)}
     asked = [claim for claim in CLAIMS if claim.family in families]
-    tables, rows = {}, []
-    for claim in asked:
-        if claim.experiment not in tables:
-            tables[claim.experiment] = _table(claim.experiment, profile)
-        rows.append(effect(claim, *_of_claim(claim, *tables[claim.experiment])))
+    tables = {name: _table(name, profile) for name in dict.fromkeys(claim.experiment for claim in asked)}
+    rows = [effect(claim, *_of_claim(claim, *tables[claim.experiment])) for claim in asked]
     table = pd.DataFrame(rows, index=pd.Index([claim.text for claim in asked], name="claim"))
-    family = np.array([claim.family for claim in asked])
-    for name in families:
-        table.loc[family == name, "p"] = holm(table.p[family == name].fillna(1.0))
-    table["verdict"] = [
-        "nothing is claimed" if profile == "smoke" else verdict(claim, row)
-        for claim, row in zip(asked, table.itertuples(), strict=True)
-    ]
+    table["p"] = table.p.fillna(1.0).groupby([claim.family for claim in asked]).transform(holm)
+    table["verdict"] = [verdict(claim, row) for claim, row in zip(asked, table.itertuples(), strict=True)]
+    if profile == "smoke":
+        table["verdict"] = "nothing is claimed"
     table["notebook"] = [claim.notebook for claim in asked]
     return table if notebook is None else table[table.notebook == notebook]
 
 
-def effect(claim: Claim, runs: pd.DataFrame, planned: int, rng: np.random.Generator | None = None) -> dict:
+def effect(claim: Claim, runs: pd.DataFrame, planned: int) -> dict:
     """The pooled effect of a claim: value, low, high, p, that of the return as kept, kept_low, kept_high, and runs.
 
     runs: a row per run with task, baseline, seed, treated, value (a logarithm for a metric of LOGS) and return.
     Strata that lack runs of a side are left out; p is NaN, and the interval too, where nothing can be compared.
     """
-    rng = np.random.default_rng(0) if rng is None else rng
     row = dict.fromkeys(("value", "low", "high", "p", "kept", "kept_low", "kept_high"), np.nan)
     row |= {"there": len(runs), "planned": planned}
     sides = runs.groupby(["task", "baseline"]).treated.transform("nunique") if len(runs) else runs.treated
     runs = runs[sides == 2].dropna(subset="value").reset_index(drop=True)
     if runs.empty:
         return row
+    rng, logs = np.random.default_rng(0), claim.metric in LOGS
     strata = runs.groupby(["task", "baseline"], sort=False).ngroup().to_numpy()
     treated, values = runs.treated.to_numpy(), runs[["value", "return"]].to_numpy(float)
-    logs = claim.metric in LOGS
-    statistic = _front(runs, strata) if claim.kind == "front" else lambda means: _difference(means, logs)
-    row["value"] = float(statistic(cell_means(treated[None], strata, values))[0])
+    means = cell_means(treated[None], strata, values)
     if claim.kind == "front":
+        statistic = symmetric = _front(runs, strata)
         cells = [np.flatnonzero((strata == s) & (treated == side)) for side in (0, 1) for s in set(strata)]
-        row["low"], row["high"] = bootstrap_interval(
-            cells,
-            lambda *drawn, axis: statistic(
-                np.stack([values[i].mean(-2) for i in drawn], -2).reshape(*np.shape(drawn[0])[:-1], 2, -1, 2)
-            ),
-            rng,
-        )
+
+        def resampled(*drawn: np.ndarray, axis: int) -> np.ndarray:
+            found = np.stack([values[runs_of_cell].mean(-2) for runs_of_cell in drawn], -2)
+            return statistic(found.reshape(*found.shape[:-2], 2, -1, 2))
+
+        row["low"], row["high"] = bootstrap_interval(cells, resampled, rng)
     else:
+        statistic, symmetric = (lambda means, of=of: of(means, logs) for of in (_difference, _balanced))
         row["low"], row["high"] = welch(values[:, 0], treated, strata, logs)
-    row["kept"] = float(_difference(cell_means(treated[None], strata, values[:, ::-1]), logs=False)[0])
+    row["value"] = float(statistic(means)[0])
+    row["kept"] = float(_difference(means[..., ::-1], logs=False)[0])
     row["kept_low"], row["kept_high"] = welch(values[:, 1], treated, strata, logs=False)
     labels = np.concatenate([treated[None], exchanged(treated, _blocks(runs, strata), rng)])
-    means = cell_means(labels, strata, values)
-    seen, *draws = np.abs(statistic(means) if claim.kind == "front" else _balanced(means, logs))
+    seen, *draws = np.abs(symmetric(cell_means(labels, strata, values)))
     row["p"] = (1 + np.sum(np.array(draws) >= seen - 1e-12)) / (1 + len(draws))
     return row
 
@@ -190,31 +176,23 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     for row in table.itertuples():
         said = "–" if np.isnan(row.value) else f"{row.value:+.1%}"
         said += "" if np.isnan(row.low) else f" [{row.low:+.1%}, {row.high:+.1%}], p = {row.p:.2g}"
-        kept = (
-            "" if np.isnan(row.kept_low) else f"{row.kept:+.1%} [{row.kept_low:+.1%}, {row.kept_high:+.1%}]"
-        )
+        kept = f"{row.kept:+.1%} [{row.kept_low:+.1%}, {row.kept_high:+.1%}]" * (not np.isnan(row.kept_low))
         rows.append([said, kept, f"{row.there} of {row.planned}", row.verdict, row.notebook])
-    columns = ["effect", "return", "runs", "verdict", "notebook"]
-    return pd.DataFrame(rows, index=table.index, columns=columns)
+    return pd.DataFrame(rows, table.index, ["effect", "return", "runs", "verdict", "notebook"])
 
 
 def markdown(table: pd.DataFrame) -> str:
     """`readable` as a table for the README, each notebook as a link."""
-    shown = readable(table).reset_index()
-    rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
     names = {path.name[:2]: path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
-    for row in rows[2:]:
-        row[-1] = f"[{row[-1]}](notebooks/{names[row[-1]]})"
+    shown = readable(table).reset_index()
+    shown["notebook"] = [f"[{number}](notebooks/{names[number]})" for number in shown.notebook]
+    rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def banner(profile: str) -> str:
     """Markdown that heads the results of a notebook: under smoke, that nothing in them is one; else nothing."""
-    return (
-        "> **Profile smoke: tiny runs that prove the pipeline. Nothing below is a result, nothing is claimed.**"
-        if profile == "smoke"
-        else ""
-    )
+    return f"> {SMOKE}" if profile == "smoke" else ""
 
 
 def cell_means(treated: np.ndarray, strata: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -245,17 +223,14 @@ def _blocks(runs: pd.DataFrame, strata: np.ndarray) -> np.ndarray:
 
 def _difference(means: np.ndarray, logs: bool) -> np.ndarray:
     """Relative change, from the first value in (..., 2, strata, m): pooled as the module says."""
-    reference, treated = means[..., 0, :, 0], means[..., 1, :, 0]
-    if logs:
-        return np.expm1((treated - reference).mean(-1))
-    return (treated - reference).sum(-1) / np.abs(reference).sum(-1)
+    reference, change = means[..., 0, :, 0], means[..., 1, :, 0] - means[..., 0, :, 0]
+    return np.expm1(change.mean(-1)) if logs else change.sum(-1) / np.abs(reference).sum(-1)
 
 
 def _balanced(means: np.ndarray, logs: bool) -> np.ndarray:
     """`_difference` on a scale that does not know the labels: to exchange them all turns its sign."""
-    reference, treated = means[..., 0, :, 0], means[..., 1, :, 0]
-    scale = means.shape[-2] if logs else (np.abs(reference) + np.abs(treated)).sum(-1) / 2
-    return (treated - reference).sum(-1) / scale
+    change, size = means[..., 1, :, 0] - means[..., 0, :, 0], np.abs(means[..., 0]).sum((-1, -2)) / 2
+    return change.sum(-1) / (means.shape[-2] if logs else size)
 
 
 def welch(values: np.ndarray, treated: np.ndarray, strata: np.ndarray, logs: bool) -> tuple[float, float]:
@@ -263,19 +238,17 @@ def welch(values: np.ndarray, treated: np.ndarray, strata: np.ndarray, logs: boo
 
     The reference's means, as a scale, are taken as known.
     """
-    means = cell_means(treated[None], strata, values[:, None])[0, :, :, 0]
-    scale = 1 / len(means[0]) if logs else 1 / np.abs(means[0]).sum()
+    reference, other = cell_means(treated[None], strata, values[:, None])[0, :, :, 0]
+    scale = 1 / len(reference) if logs else 1 / np.abs(reference).sum()
     cells = [values[(strata == s) & (treated == side)] for s in set(strata) for side in (False, True)]
     if min(map(len, cells)) < 2:
         return np.nan, np.nan
     parts = np.array([scale**2 * cell.var(ddof=1) / len(cell) for cell in cells])
-    freedom = parts.sum() ** 2 / sum(
-        part**2 / (len(cell) - 1) for part, cell in zip(parts, cells, strict=True)
-    )
-    middle = scale * (means[1] - means[0]).sum()
+    freedom = parts.sum() ** 2 / sum(parts**2 / [len(cell) - 1 for cell in cells])
     reach = student.ppf(1 - LEVEL / 2, freedom) * np.sqrt(parts.sum()) if parts.sum() else 0.0
-    low, high = middle - reach, middle + reach
-    return (float(np.expm1(low)), float(np.expm1(high))) if logs else (float(low), float(high))
+    bounds = scale * (other - reference).sum() + np.array([-reach, reach])
+    low, high = np.expm1(bounds) if logs else bounds
+    return float(low), float(high)
 
 
 def _front(runs: pd.DataFrame, strata: np.ndarray):
@@ -284,14 +257,13 @@ def _front(runs: pd.DataFrame, strata: np.ndarray):
     A point is a stratum's mean log cost and return; the box holds all runs, whichever label they have.
     """
     tasks = [
-        (np.unique(strata[(runs.task == task).to_numpy()]), part)
-        for task, part in runs.groupby("task", sort=False)
+        (np.unique(strata[part.index]), part[["value", "return"]].agg(["min", "max"]).to_numpy())
+        for _, part in runs.groupby("task", sort=False)
     ]
 
     def statistic(means: np.ndarray) -> np.ndarray:
         areas = []
-        for which, part in tasks:
-            low, high = (part[["value", "return"]].agg(side).to_numpy() for side in ("min", "max"))
+        for which, (low, high) in tasks:
             points = (means[..., which, :] - low) / np.where(high > low, high - low, 1.0)
             areas.append(dominated(points[..., 0], points[..., 1]))
         area = np.mean(areas, axis=0)
@@ -308,7 +280,7 @@ def dominated(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
     return (np.diff(edges, axis=-1) * np.maximum.accumulate(value, -1)).sum(-1)
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
+def holm(p: ArrayLike) -> np.ndarray:
     """Holm's adjusted p: the smallest times their number, the next times one less, never falling, at most 1."""
     p = np.asarray(p, float)
     order = np.argsort(p)
@@ -326,25 +298,22 @@ def _table(experiment: str, profile: str) -> tuple[pd.DataFrame, dict]:
 
 
 def _of_claim(claim: Claim, table: pd.DataFrame, settings: dict) -> tuple[pd.DataFrame, int]:
-    """The runs of one claim as `effect` takes them, and how many there are to be."""
-    planned = {
-        cell: len(configs) for cell, configs in settings.items()
-        if cell[-1] in (claim.variant, claim.reference) and claim.task in (None, cell[0])
-    }  # fmt: skip
-    both = [
-        task for task in {cell[0] for cell in planned} if len({c[-1] for c in planned if c[0] == task}) == 2
-    ]
-    number = sum(count for cell, count in planned.items() if cell[0] in both)
-    runs = table[table.variant.isin((claim.variant, claim.reference)) & table.task.isin(both)]
+    """The runs of one claim as `effect` takes them, and how many there are to be; of tasks that have both sides."""
+    sides = (claim.variant, claim.reference)
+    cells = [(cell[0], cell[-1], len(configs)) for cell, configs in settings.items()]
+    planned = pd.DataFrame(cells, columns=["task", "variant", "runs"])
+    planned = planned[planned.variant.isin(sides) & (planned.task.eq(claim.task) | (claim.task is None))]
+    planned = planned[planned.groupby("task").variant.transform("nunique") == 2]
+    runs = table[table.variant.isin(sides) & table.task.isin(planned.task)]
     if claim.metric == "safety":
         column = [row[safety.safety_metric(row["task"])] for _, row in runs.iterrows()]
     else:
-        column = runs[claim.metric] if claim.metric in runs else np.full(len(runs), np.nan)
+        column = runs.get(claim.metric, np.nan)
     value = pd.Series(column, runs.index, float)
     if claim.metric in LOGS:
         value = np.log(value.clip(lower=LEAST.get(claim.metric, 1e-9)))
     runs = runs.assign(value=value, treated=runs.variant == claim.variant)
-    return runs[["task", "baseline", "seed", "treated", "value", "return"]], number
+    return runs[["task", "baseline", "seed", "treated", "value", "return"]], int(planned.runs.sum())
 
 
 def robot_runs(profile: str) -> pd.DataFrame:
@@ -354,19 +323,8 @@ def robot_runs(profile: str) -> pd.DataFrame:
     kept, ground: the return under noise, and on other ground, as a share of it. samples: steps until the return of
     training, over 20 iterations, is ENOUGH (the Ant's).
     """
-    columns = [
-        "task",
-        "baseline",
-        "variant",
-        "seed",
-        "return",
-        "home",
-        "noise",
-        "friction",
-        "kept",
-        "ground",
-        "samples",
-    ]
+    columns = ["task", "baseline", "variant", "seed", "return", "home"]
+    columns += ["noise", "friction", "kept", "ground", "samples"]
     store, rows = data_folder() / "rollouts.parquet", []
     there = safety.available_runs(robots.robots(profile))
     if not store.exists() or not there:
@@ -374,21 +332,20 @@ def robot_runs(profile: str) -> pd.DataFrame:
     keys = ["run_id", "noise", "stiffness", "damping", "friction"]
     rollouts = pd.read_parquet(store, columns=[*keys, "return", "diverged"])
     means = rollouts[~rollouts.diverged].groupby(keys)["return"].mean().reset_index()
-    for (task, variant), runs in there.items():
-        robot = ROBOTS[task]
-        for run in runs:
-            mine = means[means.run_id == run.config.run_id]
-            usual = {
-                "noise": mine.noise == 0, "friction": mine.friction == robot.friction,
-                "ground": (mine.stiffness == robot.stiffness) & (mine.damping == robot.damping),
-            }  # fmt: skip
-            home = mine["return"][usual["noise"] & usual["friction"] & usual["ground"]].mean()
-            row = {"task": task, "baseline": "", "variant": variant, "seed": run.config.seed}
-            for name, as_usual in usual.items():
-                others = np.logical_and.reduce([usual[other] for other in usual if other != name])
-                row[name] = mine["return"][others & ~as_usual].mean()
-            learned = run.progress.episode_return.rolling(20, min_periods=1).mean() >= ENOUGH
-            steps = run.progress.steps[learned.idxmax()] if learned.any() and task == "DiffAnt" else np.nan
-            row |= {"return": home, "home": home, "kept": row["noise"] / home, "ground": row["ground"] / home}
-            rows.append(row | {"samples": steps})
+    for task, variant, run in ((*cell, run) for cell, runs in there.items() for run in runs):
+        robot, mine = ROBOTS[task], means[means.run_id == run.config.run_id]
+        usual = {
+            "noise": mine.noise == 0, "friction": mine.friction == robot.friction,
+            "ground": (mine.stiffness == robot.stiffness) & (mine.damping == robot.damping),
+        }  # fmt: skip
+        home = mine["return"][np.logical_and.reduce([*usual.values()])].mean()
+        row = {"task": task, "baseline": "", "variant": variant, "seed": run.config.seed}
+        row |= {"return": home, "home": home, "samples": np.nan}
+        for name, as_usual in usual.items():
+            others = np.logical_and.reduce([usual[other] for other in usual if other != name])
+            row[name] = mine["return"][others & ~as_usual].mean()
+        learned = run.progress.episode_return.rolling(20, min_periods=1).mean() >= ENOUGH
+        if task == "DiffAnt" and learned.any():
+            row["samples"] = run.progress.steps[learned.idxmax()]
+        rows.append(row | {"kept": row["noise"] / home, "ground": row["ground"] / home})
     return pd.DataFrame(rows, columns=columns)

@@ -1,7 +1,5 @@
 """How the dials are chosen from the pilot's runs: a rule, written down before they were there; notebook 91."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,19 +9,7 @@ from shapo.experiments.safety import safety_metric
 
 LEAST_TURN = 5.0  # degrees by which a radius must turn the step, to be a different method at all
 LEAST_RETURN = -0.05  # change of the return, as a share of the baseline's own
-COLUMNS = [
-    "task",
-    "dial",
-    "radius",
-    "runs",
-    "return",
-    "safety",
-    "error",
-    "turn",
-    "eligible",
-    "chosen",
-    "edge",
-]
+COLUMNS = ["task", "dial", "radius", "runs", "return", "safety", "error", "turn", "eligible"]
 
 
 def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | None = None) -> pd.DataFrame:
@@ -55,7 +41,7 @@ def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | Non
             moves = dial != "δ" or turn >= LEAST_TURN
             numbers = [len(cell), kept, change.mean(), np.sqrt(error.sum()) / len(error), turn]
             rows.append([task, dial, radius, *numbers, bool(whole and moves and kept >= LEAST_RETURN)])
-    table = pd.DataFrame(rows, columns=COLUMNS[:-2]).assign(chosen=False, edge=False)
+    table = pd.DataFrame(rows, columns=COLUMNS).assign(chosen=False, edge=False)
     for _, sweep in table.groupby(["task", "dial"], sort=False):
         eligible = sweep[sweep.eligible & sweep.error.notna()]
         if len(eligible):
@@ -72,21 +58,18 @@ def in_words(table: pd.DataFrame, asked: int) -> str:
 
     table: of `choose`. asked: how many runs the pilot has beside vanilla's.
     """
-    there = int(table.runs.sum())
-    if there < asked:
+    if (there := int(table.runs.sum())) < asked:
         return (
             f"**Nothing is chosen yet**: {there} of the {asked} runs beside vanilla's are there. What the table "
             "marks as chosen is what the rule would say of those alone."
         )
     lines = []
     for (task, dial), sweep in table.groupby(["task", "dial"], sort=False):
-        name = {"δ": "δ_Down / δ_Up", "ρ": "ρ_critic"}[dial]
-        choice = sweep[sweep.chosen]
-        if choice.empty:
-            lines.append(f"- {task}, {name}: no radius is eligible, so the sweep is to be extended.")
-            continue
-        row = choice.iloc[0]
-        said = f"- {task}, {name}: **{row.radius:g}**, safety {row.safety:+.1%} ± {row.error:.1%}"
-        edge = ". It lies at the edge: the sweep is to be extended." * bool(row.edge)
-        lines.append(said + f", return {row['return']:+.1%}" + edge)
+        said = [f"- {task}, {'δ_Down / δ_Up' if dial == 'δ' else 'ρ_critic'}: "]
+        for row in sweep[sweep.chosen].to_dict("records"):
+            said.append(f"**{row['radius']:g}**, safety {row['safety']:+.1%} ± {row['error']:.1%}, ")
+            said.append(f"return {row['return']:+.1%}")
+            said.append(". It lies at the edge: the sweep is to be extended." * bool(row["edge"]))
+        none = "no radius is eligible, so the sweep is to be extended." * (not sweep.chosen.any())
+        lines.append("".join(said) + none)
     return "\n".join(lines)

@@ -3,8 +3,6 @@
 Standard library only: `notebooks/run.py` reads this file before anything is installed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 

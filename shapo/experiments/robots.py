@@ -1,7 +1,5 @@
 """The experiments of SHAC-ASAM as grids of configs: {(robot, algorithm): [a config per seed]}."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,32 +21,24 @@ Experiment = dict[tuple[str, str], list[RobotConfig]]
 
 def shac(profile: str) -> Experiment:
     """The Ant with SHAC: notebook 20."""
-    return {("DiffAnt", "SHAC"): _seeds("DiffAnt", None, profile)}
+    return _cell(profile, "DiffAnt", "SHAC")
 
 
 def shac_asam(profile: str) -> Experiment:
     """The Ant with SHAC, with SHAC-ASAM at every ρ, along θ + ε, and cheaper: notebooks 21 and 22, Figures 2 to 4."""
-    ways = {
-        ALONG: {"along_perturbed": True},
-        FEW: {"ascent_envs": few_robots(PROFILES[profile].robot_envs)},
-    }
-    return (
-        shac(profile)
-        | {("DiffAnt", asam(rho)): _seeds("DiffAnt", AdaptiveSAM(rho), profile) for rho in RHOS}
-        | {
-            ("DiffAnt", name): _seeds("DiffAnt", AdaptiveSAM(RHO), profile, **way)
-            for name, way in ways.items()
-        }
-    )
+    few = few_robots(PROFILES[profile].robot_envs)
+    of_rho = [_cell(profile, "DiffAnt", asam(rho), AdaptiveSAM(rho)) for rho in RHOS]
+    perturbed = _cell(profile, "DiffAnt", ALONG, AdaptiveSAM(RHO), along_perturbed=True)
+    cheaper = _cell(profile, "DiffAnt", FEW, AdaptiveSAM(RHO), ascent_envs=few)
+    return merged(shac(profile), *of_rho, perturbed, cheaper)
 
 
 def dial(profile: str) -> Experiment:
     """The Ant with SHAC-ASAM along θ + ε at the other ρ: notebook 22, Figure 4."""
-    return {
-        ("DiffAnt", along(rho)): _seeds("DiffAnt", AdaptiveSAM(rho), profile, along_perturbed=True)
-        for rho in RHOS
-        if rho != RHO
-    }
+    others = [rho for rho in RHOS if rho != RHO]
+    return merged(
+        *(_cell(profile, "DiffAnt", along(r), AdaptiveSAM(r), along_perturbed=True) for r in others)
+    )
 
 
 def ppo(profile: str, task: str = "DiffAnt") -> Experiment:
@@ -56,17 +46,14 @@ def ppo(profile: str, task: str = "DiffAnt") -> Experiment:
     budget = PROFILES[profile]
     algorithm = PPO(horizon=4 * budget.robot_horizon)
     iterations = int(PPO_STEPS * budget.robot_iterations * budget.robot_horizon / algorithm.horizon)
-    settings = {"algorithm": algorithm, "iterations": iterations}
-    return {(task, "PPO"): _seeds(task, None, profile, **settings)}
+    return _cell(profile, task, "PPO", algorithm=algorithm, iterations=iterations)
 
 
 def humanoid(profile: str) -> Experiment:
     """The Humanoid with SHAC, SHAC-ASAM and PPO, with three seeds at the most: its runs take twice as long."""
-    experiment = {
-        ("DiffHumanoid", "SHAC"): _seeds("DiffHumanoid", None, profile),
-        ("DiffHumanoid", asam(RHO)): _seeds("DiffHumanoid", AdaptiveSAM(RHO), profile),
-        ("DiffHumanoid", ALONG): _seeds("DiffHumanoid", AdaptiveSAM(RHO), profile, along_perturbed=True),
-    } | ppo(profile, "DiffHumanoid")
+    task, actor = "DiffHumanoid", AdaptiveSAM(RHO)
+    both = _cell(profile, task, asam(RHO), actor) | _cell(profile, task, ALONG, actor, along_perturbed=True)
+    experiment = _cell(profile, task, "SHAC") | both | ppo(profile, task)
     return {name: configs[:3] for name, configs in experiment.items()}
 
 
@@ -110,15 +97,14 @@ def ends_of_training(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     std: σ of the exploration noise, mean over actions.
     """
     rows = {}
-    for algorithm, several in runs.items():
-        for run in several:
-            progress = run.progress
-            late = progress.tail(max(1, len(progress) // 10))
-            rows[algorithm, run.config.seed] = {
-                "steps": progress.steps.iloc[-1], "minutes": run.timing.total.median() * len(progress) / 60,
-                **late[["episode_return", "episode_length", "forward_velocity", "std"]].mean(),
-                **progress[["diverged", "dropped_gradients"]].iloc[-1],
-            }  # fmt: skip
+    for algorithm, run in ((name, run) for name, several in runs.items() for run in several):
+        progress = run.progress
+        late = progress.tail(max(1, len(progress) // 10))
+        rows[algorithm, run.config.seed] = {
+            "steps": progress.steps.iloc[-1], "minutes": run.timing.total.median() * len(progress) / 60,
+            **late[["episode_return", "episode_length", "forward_velocity", "std"]].mean(),
+            **progress[["diverged", "dropped_gradients"]].iloc[-1],
+        }  # fmt: skip
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.rename_axis(["algorithm", "seed"]) if rows else table
 
@@ -169,11 +155,15 @@ def over_grounds(policies: pd.DataFrame, trained: tuple[float, float]) -> pd.Dat
     })  # fmt: skip
 
 
-def _seeds(task: str, actor: AdaptiveSAM | None, profile: str, **settings) -> list[RobotConfig]:
+def merged(*experiments: Experiment) -> Experiment:
+    return {cell: configs for experiment in experiments for cell, configs in experiment.items()}
+
+
+def _cell(profile: str, task: str, name: str, actor: AdaptiveSAM | None = None, **settings) -> Experiment:
     """A config per seed of the profile; settings: fields of RobotConfig that are not as the profile says."""
     budget = PROFILES[profile]
-    settings = {
-        "algorithm": SHAC(horizon=budget.robot_horizon), "iterations": budget.robot_iterations,
-        "num_envs": budget.robot_envs,
-    } | settings  # fmt: skip
-    return [RobotConfig(task, actor=actor, seed=seed, **settings) for seed in range(budget.robot_seeds)]
+    usual = {"algorithm": SHAC(horizon=budget.robot_horizon), "iterations": budget.robot_iterations}
+    settings = usual | {"num_envs": budget.robot_envs} | settings
+    return {
+        (task, name): [RobotConfig(task, actor=actor, seed=s, **settings) for s in range(budget.robot_seeds)]
+    }

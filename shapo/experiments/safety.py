@@ -4,33 +4,23 @@ An experiment is {(task, baseline, variant): [config of each seed]}. Settings th
 configs, hence the same runs: `Study` trains them once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from shapo import sharpness
 from shapo.algorithms import ALGORITHMS, CPO, PIDLag, TRPOLag, TrustRegion
 from shapo.algorithms.config import Config
 from shapo.envs import OwnTask, task_of
 from shapo.experiments.profiles import PROFILES, Profile, dials
-from shapo.experiments.statistics import CELL, compare
+from shapo.experiments.statistics import CELL, COLUMNS, compare
 from shapo.runs.identity import RunConfig
 from shapo.runs.run import Run
 from shapo.runs.study import Study
-from shapo.sharpness import (
-    EffectiveAlpha,
-    EuclideanSAM,
-    FisherSAM,
-    FixedAlpha,
-    KLMatchedSAM,
-    OptimisticSAM,
-    RandomSAM,
-    alpha_from_delta,
-)
 
 Variant = Mapping[str, object]  # the fields of Config that it sets: actor, critic, or none
+Choice = Callable[[str], Mapping[str, Variant]]  # of a task's variants
 Experiment = dict[tuple[str, str, str], list[Config]]
 
 TASK_ORDER = ("PointGoal1-v0", "Ant-v4", "Walker2d-v4", "PointButton1-v0")  # in which a campaign runs
@@ -57,34 +47,28 @@ def delta_down(task: str, share: float | None = None) -> float:
 def variants(task: str) -> dict[str, Variant]:
     """What stands in for a baseline's plain update, at the task's dials."""
     delta = delta_down(task)
-    actor, critic = FisherSAM(delta), EuclideanSAM(dials(task).rho_critic)
+    actor, critic = sharpness.FisherSAM(delta), sharpness.EuclideanSAM(dials(task).rho_critic)
     return {
         "vanilla": {},
         "SHAPO Actor": {"actor": actor},
         "SAM Critic": {"critic": critic},
         "SHAPO": {"actor": actor, "critic": critic},
-        "E-SAM": {"actor": KLMatchedSAM(delta)},
-        "random direction": {"actor": RandomSAM(delta)},
-        "optimistic": {"actor": OptimisticSAM(delta)},
+        "E-SAM": {"actor": sharpness.KLMatchedSAM(delta)},
+        "random direction": {"actor": sharpness.RandomSAM(delta)},
+        "optimistic": {"actor": sharpness.OptimisticSAM(delta)},
     }
 
 
 def grid(
-    profile: str,
-    tasks: Sequence[str | OwnTask],
-    baselines: Mapping[str, TrustRegion | str] | Sequence[str],
-    choose: Callable[[str], Mapping[str, Variant]],
-    seeds: Sequence[int] | None = None,
-    total_steps: int | None = None,
-    **settings,
-) -> Experiment:
+    profile: str, tasks: Sequence[str | OwnTask], baselines: Mapping[str, TrustRegion | str] | Sequence[str],
+    choose: Choice, seeds: Sequence[int] | None = None, total_steps: int | None = None, **settings,
+) -> Experiment:  # fmt: skip
     """Every task × baseline × variant × seed; `choose(task)` gives the variants, the profile what is not said.
 
     Sauté stays away from tasks whose cost limit is 0, where it has no meaning. settings: further fields of Config.
     """
     budget = PROFILES[profile]
-    if not isinstance(baselines, Mapping):
-        baselines = dict(zip(baselines, baselines, strict=True))
+    named = baselines if isinstance(baselines, Mapping) else {name: name for name in baselines}
     return {
         (task, name, label): [
             Config(
@@ -94,7 +78,7 @@ def grid(
             for seed in (range(runs) if seeds is None else seeds)
         ]
         for task in tasks
-        for name, baseline in baselines.items()
+        for name, baseline in named.items()
         for runs, steps in [_budget(budget, task, baseline)]
         for label, variant in choose(task).items()
         if not (baseline == "SauteRL" and task_of(task).cost_limit == 0)
@@ -109,14 +93,14 @@ def _budget(budget: Profile, task: str, baseline: TrustRegion | str) -> tuple[in
     return (budget.seeds, budget.long_steps) if slow else (budget.more_seeds, budget.total_steps)
 
 
-def _only(*names: str) -> Callable[[str], dict[str, Variant]]:
+def _only(*names: str) -> Choice:
     return lambda task: {name: variants(task)[name] for name in names}
 
 
-def _ablation(profile: str, choose: Callable[[str], Mapping[str, Variant]], **settings) -> Experiment:
+def _ablation(profile: str, choose: Choice, **settings) -> Experiment:
     """One baseline on each of two tasks."""
-    grids = (grid(profile, [task], [name], choose, **settings) for task, name in ABLATIONS.items())
-    return {cell: configs for part in grids for cell, configs in part.items()}
+    first, second = (grid(profile, [task], [name], choose, **settings) for task, name in ABLATIONS.items())
+    return first | second
 
 
 def pareto(profile: str) -> Experiment:
@@ -126,8 +110,7 @@ def pareto(profile: str) -> Experiment:
 
 def esam(profile: str) -> Experiment:
     """Figure 6: Fisher against Euclidean at equal mean KL; and, at that KL, a random direction and the best policy."""
-    names = ("vanilla", "SHAPO Actor", "E-SAM", "random direction", "optimistic")
-    return _ablation(profile, _only(*names))
+    return _ablation(profile, _only("vanilla", "SHAPO Actor", "E-SAM", "random direction", "optimistic"))
 
 
 def sam_critic(profile: str) -> Experiment:
@@ -155,22 +138,25 @@ def schedules(profile: str) -> Experiment:
 
     def choose(task: str) -> dict[str, Variant]:
         delta = delta_down(task)
-        alpha = alpha_from_delta(delta, max(1.0, PROFILES[profile].total_steps / 2 / EPISODE))
+        alpha = sharpness.alpha_from_delta(delta, max(1.0, PROFILES[profile].total_steps / 2 / EPISODE))
         return {
             "vanilla": {},
-            "fixed δ": {"actor": FisherSAM(delta)},
-            "fixed α, n in episodes": {"actor": FisherSAM(FixedAlpha(alpha, EPISODE))},
-            "fixed α, n measured": {"actor": FisherSAM(EffectiveAlpha(MEASURED_ALPHA))},
+            "fixed δ": {"actor": sharpness.FisherSAM(delta)},
+            "fixed α, n in episodes": {"actor": sharpness.FisherSAM(sharpness.FixedAlpha(alpha, EPISODE))},
+            "fixed α, n measured": {"actor": sharpness.FisherSAM(sharpness.EffectiveAlpha(MEASURED_ALPHA))},
         }
 
     return grid(profile, TASK_ORDER[:1], ["TRPOLag"], choose)
 
 
-def _doses(shares: Sequence[float]) -> Callable[[str], dict[str, Variant]]:
-    return lambda task: (
-        {"vanilla": {}}
-        | {f"δ = {share:g} δ_Up": {"actor": FisherSAM(delta_down(task, share))} for share in shares}
-    )
+def _doses(shares: Sequence[float]) -> Choice:
+    def choose(task: str) -> dict[str, Variant]:
+        radii = {f"δ = {share:g} δ_Up": delta_down(task, share) for share in shares}
+        return {"vanilla": {}} | {
+            label: {"actor": sharpness.FisherSAM(radius)} for label, radius in radii.items()
+        }
+
+    return choose
 
 
 def dose(profile: str) -> Experiment:
@@ -180,13 +166,10 @@ def dose(profile: str) -> Experiment:
 
 def pilot(profile: str) -> Experiment:
     """How the dials were chosen: sweeps of both radii, on seeds that no figure uses."""
-
-    def critics(task: str) -> dict[str, Variant]:
-        return {f"ρ = {rho:g}": {"critic": EuclideanSAM(rho)} for rho in PILOT_RHO}
-
     seeds, steps = PILOT_SEEDS[: PROFILES[profile].pilot_seeds], PROFILES[profile].pilot_steps
+    critics = {f"ρ = {rho:g}": {"critic": sharpness.EuclideanSAM(rho)} for rho in PILOT_RHO}
     of_actors = grid(profile, TASK_ORDER, ["TRPOLag", "CPO"], _doses(PILOT_SHARES), seeds, steps)
-    return of_actors | grid(profile, list(ABLATIONS), ["TRPOLag"], critics, seeds, steps)
+    return of_actors | grid(profile, list(ABLATIONS), ["TRPOLag"], lambda task: critics, seeds, steps)
 
 
 def published(profile: str) -> Experiment:
@@ -198,10 +181,9 @@ def published(profile: str) -> Experiment:
 
 def unconstrained(profile: str) -> Experiment:
     """TRPO without cost on gymnasium's robots, for `peers.sb3` to be compared with; notebook 12."""
-    tasks, seeds = ("Ant-v4", "Walker2d-v4"), range(min(3, PROFILES[profile].seeds))
-    return grid(
-        profile, tasks, {"TRPO": TrustRegion()}, _only("vanilla"), seeds, PROFILES[profile].pilot_steps
-    )
+    tasks, budget = ("Ant-v4", "Walker2d-v4"), PROFILES[profile]
+    seeds = range(min(3, budget.seeds))
+    return grid(profile, tasks, {"TRPO": TrustRegion()}, _only("vanilla"), seeds, budget.pilot_steps)
 
 
 FIGURES = (pareto, esam, sam_critic, shapo_actor, lambda_sweep, schedules, dose)  # as a campaign runs them
@@ -226,11 +208,8 @@ def study(name: str, profile: str) -> Study:
 
 def available_runs(experiment: Mapping[Hashable, Sequence[RunConfig]]) -> dict[Hashable, list[Run]]:
     """Of each setting, the runs that are there; settings without any are left out."""
-    runs = {
-        setting: [run for config in configs if (run := Run(config)).available]
-        for setting, configs in experiment.items()
-    }
-    return {setting: several for setting, several in runs.items() if several}
+    runs = {name: [run for run in map(Run, configs) if run.available] for name, configs in experiment.items()}
+    return {name: several for name, several in runs.items() if several}
 
 
 def results(experiment: Experiment) -> pd.DataFrame:
@@ -240,8 +219,7 @@ def results(experiment: Experiment) -> pd.DataFrame:
         for (task, baseline, variant), runs in available_runs(experiment).items()
         for run in runs
     ]
-    labels = ["task", "baseline", "variant", "seed"]
-    return pd.DataFrame(rows, columns=None if rows else labels + list(METRICS))
+    return pd.DataFrame(rows, columns=None if rows else [*CELL, "seed", *METRICS])
 
 
 # What each number is, with its unit, and whether more of it is better.
@@ -265,10 +243,10 @@ def tail_level(task: str) -> float:
 
 
 def episodic_costs(run: Run) -> pd.DataFrame:
-    """What Figure 5 takes quantiles of: columns steps and cost.
+    """What Figure 5 takes quantiles of, columns steps and cost: the episodes' costs.
 
-    The episodes' costs. Where an episode costs 0 or 1, the fall, a quantile of single episodes would be 0 or 1 as well:
-    there J_C, the mean cost of the last 50 episodes, once an epoch.
+    Where an episode costs 0 or 1, the fall, a quantile of single episodes would be 0 or 1 as well: there J_C, the mean
+    cost of the last 50 episodes, once an epoch.
     """
     if safety_metric(run.config.task) == "failures":
         return run.progress[["steps", "J_C"]].dropna().rename(columns={"J_C": "cost"})
@@ -280,17 +258,13 @@ def summary(run: Run) -> dict[str, float]:
     progress, episodes, costs = run.progress, run.episodes, episodic_costs(run)
     late = episodes[episodes.steps > 0.75 * run.config.total_steps]
     costs = costs.cost[costs.steps > run.config.total_steps / 2]  # untrained policies would rule the whole
-    last = progress.iloc[-1]
     return {
-        "return": late["return"].mean(), "cost": late.cost.mean(),
-        "cost_rate": last.cost_rate, "failures": last.failures,
+        "return": late["return"].mean(), "cost": late.cost.mean(), **progress.iloc[-1][["cost_rate", "failures"]],
         "tail": np.quantile(costs, tail_level(run.config.task)) if len(costs) else np.nan,
     }  # fmt: skip
 
 
-def comparison(
-    runs: pd.DataFrame, rng: np.random.Generator, reference: str | None = "vanilla"
-) -> pd.DataFrame:
+def comparison(runs: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """`statistics.compare`, task by task, of `results`: return, cost, cost rate or failures, and tail.
 
     Empty, with the same columns, where there are no runs. A number that some seed of a cell lacks is NaN in the cell:
@@ -302,6 +276,5 @@ def comparison(
         # NaN poisons a mean: what one seed lacks, all lose
         whole = part.groupby(CELL)[["return", *lower]].transform(lambda values: values.mean(skipna=False))
         part = part.assign(**{name: part[name].where(whole[name].notna()) for name in whole})
-        tables.append(compare(part, np.random.default_rng(seed), ["return"], lower, reference))
-    columns = [*CELL, "metric", "seeds", "iqm", "low", "high", "better", "better_low", "better_high"]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+        tables.append(compare(part, np.random.default_rng(seed), ["return"], lower))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)

@@ -1,38 +1,24 @@
-"""The theory of SHAPO in numbers: Theorem 1, Proposition 2 and Proposition 3.
+"""The theory of SHAPO in numbers, small enough to be computed without sampling error: Theorem 1, Propositions 2 and 3.
 
-Everything here is small enough to be computed without sampling error, so that the notebooks can say where a
-statement holds and where it stops. NumPy and SciPy, float64 throughout.
-
-| symbol       | here                | shape             | description                                      |
-|--------------|---------------------|-------------------|--------------------------------------------------|
-| θ            | `theta`             | (..., 2S) or (d,) | parameters; on the ring, S means and S log-stds  |
-| g            | `gradient`          | (d,)              | ∇L at θ₀                                         |
-| F            | `fisher`            | (d, d)            | Fisher matrix at θ₀                              |
-| U_F(g, δ)    | `fisher_step`       | (d,)              | the trust-region step of sharpness.py            |
-| Q = N(θ₀, F⁻¹/n) | `sample_posterior` | (count, d)     | what n samples leave open about θ                |
-| σ            | `surrogate_std`     | ()                | standard deviation of the linearised L under Q   |
-| z_α          | `norm.ppf(alpha)`   | ()                | α-quantile of N(0, 1), negative                  |
+θ: parameters (..., 2S), on the ring S means and S log-stds. g: ∇L at θ₀ (d,). F: Fisher matrix at θ₀ (d, d).
+U_F(g, δ): `fisher_step`. Q = N(θ₀, F⁻¹/n): `sample_posterior`, what n samples leave open about θ. σ: `surrogate_std`.
+z_α: the α-quantile of N(0, 1), negative. NumPy and SciPy, float64 throughout.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize
 from scipy.special import expit
 from scipy.stats import norm
 
 from shapo.algorithms import networks
-from shapo.checks import AT_LEAST_0, POSITIVE
+from shapo.checks import AT_LEAST_0, POSITIVE, check, real, whole
 from shapo.sharpness import Fisher, delta_from_alpha, trust_region_step
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # --- Theorem 1: the surrogate bound ---
 
@@ -45,22 +31,14 @@ class RingRoad:
     crossing, speeding (|a| > 1) costs. Rewards and costs are bounded; the policy is a Gaussian per cell,
     θ = (means, log-stds). Integrals over a are sums over `actions`, whose spacing is far below any standard
     deviation used: for such smooth integrands the error is at rounding level.
-
-    Args:
-        cells: number of cells S.
-        gamma: discount factor γ in (0, 1).
-        multiplier: λ of the Lagrangian reward r − λ c.
     """
 
-    cells: int = 5
+    cells: int = 5  # S
     gamma: float = 0.8
-    multiplier: float = 1.0
+    multiplier: float = 1.0  # λ of the Lagrangian reward r − λ c
 
     def __post_init__(self) -> None:
-        if self.cells < 3:
-            raise ValueError(f"cells is {self.cells}; a ring needs at least 3")
-        if not 0 < self.gamma < 1:
-            raise ValueError(f"gamma is {self.gamma}; it must lie strictly between 0 and 1")
+        check(self, cells=whole(3), gamma=real("a number between 0 and 1", lambda value: 0 < value < 1))
 
     @property
     def actions(self) -> NDArray:
@@ -76,13 +54,10 @@ class RingRoad:
 
     def transitions(self) -> NDArray:
         """P(s' | s, a) as an array (S, K, S)."""
-        forward, backward = self._moves()
-        stay = np.eye(self.cells)
-        ahead, behind = np.roll(stay, 1, axis=1), np.roll(stay, -1, axis=1)
-        chances = [forward, backward, 1 - forward - backward]
+        (forward, backward), stay = self._moves(), np.eye(self.cells)
+        moves = {1: forward, -1: backward, 0: 1 - forward - backward}
         return sum(
-            chance[None, :, None] * to[:, None, :]
-            for chance, to in zip(chances, (ahead, behind, stay), strict=True)
+            chance[None, :, None] * np.roll(stay, by, axis=1)[:, None, :] for by, chance in moves.items()
         )
 
     def _moves(self) -> tuple[NDArray, NDArray]:
@@ -91,15 +66,17 @@ class RingRoad:
     def policy(self, theta: NDArray) -> NDArray:
         """π_θ(a|s) as weights on the quadrature points, (..., S, K), each row summing to one."""
         mean, log_std = np.split(np.asarray(theta, dtype=float)[..., None], 2, axis=-2)
-        log_density = -0.5 * ((self.actions - mean) / np.exp(log_std)) ** 2
-        weights = np.exp(log_density)
+        weights = np.exp(-0.5 * ((self.actions - mean) / np.exp(log_std)) ** 2)
         return weights / weights.sum(-1, keepdims=True)
+
+    def chain(self, theta: NDArray) -> NDArray:
+        """I − γ P_π, (S, S)."""
+        chances = np.einsum("sk,skt->st", self.policy(theta), self.transitions())
+        return np.eye(self.cells) - self.gamma * chances
 
     def value(self, theta: NDArray) -> NDArray:
         """V^π(s), (S,): the solution of V = r_π + γ P_π V."""
-        policy = self.policy(theta)
-        chain = np.einsum("sk,skt->st", policy, self.transitions())
-        return np.linalg.solve(np.eye(self.cells) - self.gamma * chain, (policy * self.rewards()).sum(1))
+        return np.linalg.solve(self.chain(theta), (self.policy(theta) * self.rewards()).sum(1))
 
     def objective(self, theta: NDArray) -> float:
         """J(π_θ) = E_{s₀ ~ uniform} V^π(s₀), the expected discounted return of r − λc."""
@@ -107,9 +84,8 @@ class RingRoad:
 
     def visitation(self, theta: NDArray) -> NDArray:
         """d^π(s) = (1 − γ) Σ_t γᵗ P(s_t = s), (S,), summing to one."""
-        chain = np.einsum("sk,skt->st", self.policy(theta), self.transitions())
         start = np.full(self.cells, 1 / self.cells)
-        return (1 - self.gamma) * np.linalg.solve(np.eye(self.cells) - self.gamma * chain.T, start)
+        return (1 - self.gamma) * np.linalg.solve(self.chain(theta).T, start)
 
     def advantage(self, theta: NDArray) -> NDArray:
         """A^π(s, a) = Q^π(s, a) − V^π(s), (S, K)."""
@@ -128,7 +104,7 @@ class Surrogate:
     theta: NDArray
 
     def __call__(self, theta: NDArray) -> NDArray:
-        """L_π₀(θ) for θ of shape (..., 2S); returns (...)."""
+        """L_π₀(θ), (..., 2S) -> (...)."""
         scale = 1 / (1 - self.road.gamma)
         weighted = self.road.visitation(self.theta)[:, None] * self.road.advantage(self.theta) * scale
         return np.einsum("...sk,sk->...", self.road.policy(theta), weighted)
@@ -158,10 +134,8 @@ class Surrogate:
 
 def cell_kl(theta: NDArray, other: NDArray) -> NDArray:
     """D_KL(π_θ ‖ π_other) in each cell, (2S,) and (..., 2S) -> (..., S); the largest entry is D_KL^max."""
-    parts = [
-        part for vector in (theta, other) for part in np.split(np.asarray(vector, dtype=float), 2, axis=-1)
-    ]
-    return networks.gaussian_kl(*(torch.from_numpy(part).unsqueeze(-1) for part in parts)).numpy()
+    halves = (torch.from_numpy(np.asarray(vector, dtype=float)).chunk(2, -1) for vector in (theta, other))
+    return networks.gaussian_kl(*(part.unsqueeze(-1) for pair in halves for part in pair)).numpy()
 
 
 def ball_surface(metric: NDArray, radius: float, count: int, rng: np.random.Generator) -> NDArray:
@@ -181,22 +155,17 @@ def theorem1_table(
 ) -> pd.DataFrame:
     """Both sides of Theorem 1 for policies on the Fisher and on the Euclidean `ball_surface` around θ₀.
 
-    Returns:
-        one row per policy: ball ("Fisher" or "Euclidean"), kl_max, kl_mean (under d^π₀), error (left side)
-        and bound (right side, C · D_KL^max).
+    A row per policy: ball ("Fisher" or "Euclidean"), kl_max, kl_mean (under d^π₀), error (left side) and bound (right
+    side, C · D_KL^max).
     """
     surrogate = Surrogate(road, np.asarray(theta, dtype=float))
     visits, constant = road.visitation(theta), surrogate.constant()
-    balls = {
-        "Fisher": ball_surface(surrogate.fisher(), fisher_delta, count, rng),
-        "Euclidean": ball_surface(np.eye(len(theta)), rho**2 / 2, count, rng),
-    }
+    balls = {"Fisher": (surrogate.fisher(), fisher_delta), "Euclidean": (np.eye(len(theta)), rho**2 / 2)}
     rows = []
-    for ball, steps in balls.items():
-        for step in steps:
+    for ball, (metric, radius) in balls.items():
+        for step in ball_surface(metric, radius, count, rng):
             kl = cell_kl(theta, theta + step)
-            error = surrogate.error(theta + step)
-            rows.append((ball, kl.max(), kl @ visits, error, constant * kl.max()))
+            rows.append((ball, kl.max(), kl @ visits, surrogate.error(theta + step), constant * kl.max()))
     return pd.DataFrame(rows, columns=["ball", "kl_max", "kl_mean", "error", "bound"])
 
 
@@ -224,21 +193,17 @@ def sample_posterior(fisher: NDArray, n: float, count: int, rng: np.random.Gener
 def most_likely_in_tail(gradient: NDArray, fisher: NDArray, n: float, alpha: float) -> NDArray:
     """argmax_ε Q(θ₀ + ε)  s.t.  gᵀε ≤ z_α σ, found by SciPy's SLSQP and nothing that knows Proposition 2.
 
-    Raises:
-        RuntimeError: when the optimiser does not converge.
+    Raises RuntimeError when the optimiser does not converge.
     """
     limit = norm.ppf(alpha) * surrogate_std(gradient, fisher, n)
     scale = 1 / np.sqrt(n * np.diag(fisher))  # one natural unit per coordinate; SLSQP dislikes 1e-4 numbers
-    precision = n * fisher * np.outer(scale, scale)
-    slope = gradient * scale / abs(limit)
+    precision, slope = n * fisher * np.outer(scale, scale), gradient * scale / abs(limit)
     found = minimize(
         lambda u: 0.5 * u @ precision @ u,  # −log Q(θ₀ + ε) up to a constant
-        np.zeros(len(gradient)),
-        jac=lambda u: precision @ u,
+        np.zeros(len(gradient)), jac=lambda u: precision @ u, method="SLSQP",
         constraints={"type": "ineq", "fun": lambda u: -1 - slope @ u, "jac": lambda u: -slope},
-        method="SLSQP",
         options={"ftol": 1e-15, "maxiter": 2000},
-    )
+    )  # fmt: skip
     # Convex, so a feasible point where −∇log Q ∝ g is the solution. The optimiser's own verdict is no judge: at a
     # tolerance this near rounding, its line search may find no way further down at the very solution.
     pull = precision @ found.x
@@ -248,31 +213,27 @@ def most_likely_in_tail(gradient: NDArray, fisher: NDArray, n: float, alpha: flo
     return found.x * scale
 
 
-def random_problem(
-    dimension: int, rng: np.random.Generator, condition: float = 100.0
-) -> tuple[NDArray, NDArray]:
+def random_problem(d: int, rng: np.random.Generator, condition: float = 100.0) -> tuple[NDArray, NDArray]:
     """A random gradient (d,) and Fisher matrix (d, d) whose eigenvalues span up to a factor `condition`."""
-    rotation, _ = np.linalg.qr(rng.standard_normal((dimension, dimension)))
-    eigenvalues = condition ** rng.uniform(-0.5, 0.5, dimension)
-    return rng.standard_normal(dimension), (rotation * eigenvalues) @ rotation.T
+    rotation, _ = np.linalg.qr(rng.standard_normal((d, d)))
+    eigenvalues = condition ** rng.uniform(-0.5, 0.5, d)
+    return rng.standard_normal(d), (rotation * eigenvalues) @ rotation.T
 
 
 def proposition2_agreement(
     dimensions: Iterable[int], repetitions: int, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """ε_Down = U_F(−g, z_α²/2n) against the optimiser's point, over random g, F, n and α.
+    """ε_Down = U_F(−g, z_α²/2n) against the optimiser's point ε*, over random g, F, n and α.
 
-    Returns:
-        one row per problem: dimension, n, alpha and distance, ‖ε_Down − ε*‖_F / ‖ε*‖_F.
+    A row per problem: dimension, n, alpha and distance, ‖ε_Down − ε*‖_F / ‖ε*‖_F.
     """
     rows = []
-    for dimension in dimensions:
-        for _ in range(repetitions):
-            gradient, fisher = random_problem(dimension, rng)
-            n, alpha = 10 ** rng.uniform(1, 5), 10 ** rng.uniform(-4, -0.5)
-            best = most_likely_in_tail(gradient, fisher, n, alpha)
-            gap = fisher_step(-gradient, fisher, delta_from_alpha(alpha, n)) - best
-            rows.append((dimension, n, alpha, np.sqrt((gap @ fisher @ gap) / (best @ fisher @ best))))
+    for dimension in np.repeat([*dimensions], repetitions):
+        gradient, fisher = random_problem(dimension, rng)
+        n, alpha = 10 ** rng.uniform(1, 5), 10 ** rng.uniform(-4, -0.5)
+        best = most_likely_in_tail(gradient, fisher, n, alpha)
+        gap = fisher_step(-gradient, fisher, delta_from_alpha(alpha, n)) - best
+        rows.append((dimension, n, alpha, np.sqrt((gap @ fisher @ gap) / (best @ fisher @ best))))
     return pd.DataFrame(rows, columns=["dimension", "n", "alpha", "distance"])
 
 
@@ -281,10 +242,8 @@ def quantile_reached(
 ) -> pd.DataFrame:
     """How deep θ₀ + ε_Down really lies: P_Q( L(θ) ≤ L(θ₀ + ε_Down) ) with the surrogate *not* linearised.
 
-    Proposition 2 says α; curvature of L changes that when n is small and Q is wide.
-
-    Returns:
-        one row per n: n, delta, reached (the probability, from `count` draws), and its standard error.
+    Proposition 2 says α; curvature of L changes that when n is small and Q is wide. A row per n: n, delta, reached (the
+    probability, from `count` draws), and its standard_error.
     """
     gradient, fisher = surrogate.gradient(), surrogate.fisher()
     rows = []
@@ -303,12 +262,8 @@ def quantile_reached(
 def pessimistic_weight(action: NDArray, advantage_sign: NDArray, delta: float) -> NDArray:
     """g̃/g = (Δ/a) exp((a² − Δ²)/2),  Δ = a − ε,  ε = −sign(aA) sqrt(2δ)   (Proposition 3).
 
-    The policy is N(θ, 1) at θ₀ = 0 and one sample (a, A) makes the whole batch.
-
-    Args:
-        action: a in standard deviations, any shape, not zero (g = aA vanishes there).
-        advantage_sign: the sign of A, broadcast against `action`.
-        delta: δ_Down.
+    The policy is N(θ, 1) at θ₀ = 0 and one sample (a, A) makes the whole batch. action: a in standard deviations, any
+    shape, not zero (g = aA vanishes there). advantage_sign: the sign of A, broadcast against it. delta: δ_Down.
     """
     action, radius = np.asarray(action, dtype=float), np.sqrt(2 * AT_LEAST_0("delta", delta))
     shift = -np.sign(action * advantage_sign) * radius
@@ -321,8 +276,7 @@ def shifted_weight(z: NDArray, shift: NDArray, log_std_change: NDArray | float =
     In units of the old standard deviations, the sample's gradient with respect to its mean is A z before and
     A exp((|z|² − |Δ|²)/2 − Σ η) e^{−η} Δ after, Δ = e^{−η}(z − ζ). The weight is the second along the first.
 
-    Args:
-        z, shift: z and ζ, (..., m). log_std_change: η, (m,) or one number; zero in the paper.
+    z, shift: z and ζ, (..., m). log_std_change: η, (m,) or one number; zero in the paper.
     """
     change = np.broadcast_to(log_std_change, z.shape[-1:])
     moved = np.exp(-change) * (z - shift)
@@ -333,14 +287,10 @@ def shifted_weight(z: NDArray, shift: NDArray, log_std_change: NDArray | float =
 def crossover(advantage_sign: int, delta: float) -> float:
     """The |a| at which the weight is one: beyond it bad actions gain and good ones lose, within the reverse.
 
-    For small δ it is 1 + sqrt(2δ)/2 for bad actions (A < 0) and 1 − sqrt(2δ)/2 for good ones.
-
-    Raises:
-        ValueError: for δ outside (0, 1/2], where the expansion's root need not exist.
+    For small δ it is 1 + sqrt(2δ)/2 for bad actions (A < 0) and 1 − sqrt(2δ)/2 for good ones. Raises ValueError for δ
+    outside (0, 1/2], where the expansion's root need not exist.
     """
-    if not 0 < delta <= 0.5:
-        raise ValueError(f"delta is {delta}; the crossover is defined here for 0 < delta <= 0.5")
-    delta = float(delta)
+    delta = real("above 0 and at most 0.5", lambda value: 0 < value <= 0.5)("delta", delta)
     low = np.sqrt(2 * delta) if advantage_sign < 0 else 1e-9  # bad actions: the weight is 0 at |a| = sqrt(2δ)
     return float(
         brentq(lambda a: float(pessimistic_weight(a, advantage_sign, delta)) - 1, low, 10.0, xtol=1e-12)
@@ -356,13 +306,9 @@ def sample_weights(
     weight is the second along the first, ⟨g̃_i, g_i⟩ / ⟨g_i, g_i⟩, over the parameters of the mean network;
     A_i cancels.
 
-    Args:
-        actor: at θ₀. theta: (P,) the perturbed parameters. observation: (N, obs), normalised.
-        action: (N, actions).
-
-    Returns:
-        a row per sample: distance, |z| = ‖(a − μ)/σ‖; weight; ratio, π_θ/π_θ₀; shift, ‖ζ‖, ζ = (μ_θ − μ)/σ;
-        towards, ζ·z/|z|, how far the mean moved towards the action; predicted, `shifted_weight(z, ζ, η)`.
+    actor: at θ₀. theta: (P,) the perturbed parameters. observation: (N, obs), normalised. action: (N, actions).
+    A row per sample: distance, |z| = ‖(a − μ)/σ‖; weight; ratio, π_θ/π_θ₀; shift, ‖ζ‖, ζ = (μ_θ − μ)/σ; towards,
+    ζ·z/|z|, how far the mean moved towards the action; predicted, `shifted_weight(z, ζ, η)`.
     """
     network, std = actor.mlp.num_parameters, torch.exp(actor.log_std())
     mean = actor.mean(observation)
@@ -380,13 +326,8 @@ def sample_weights(
     z, shift = z.double().numpy(), shift.double().numpy()
     change = (actor.log_std(theta) - actor.log_std()).double().numpy()
     distance = np.linalg.norm(z, axis=1)
-    return pd.DataFrame(
-        {
-            "distance": distance,
-            "weight": (torch.cat(weights) * ratio).double().numpy(),
-            "ratio": ratio.double().numpy(),
-            "shift": np.linalg.norm(shift, axis=1),
-            "towards": (z * shift).sum(1) / distance,
-            "predicted": shifted_weight(z, shift, change),
-        }
-    )
+    return pd.DataFrame({
+        "distance": distance, "weight": (torch.cat(weights) * ratio).double().numpy(), "ratio": ratio.double().numpy(),
+        "shift": np.linalg.norm(shift, axis=1), "towards": (z * shift).sum(1) / distance,
+        "predicted": shifted_weight(z, shift, change),
+    })  # fmt: skip

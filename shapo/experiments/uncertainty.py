@@ -5,8 +5,6 @@ seldom been, ε_Down should move it more; and gᵀF⁻¹g, the sharpness that se
 how the gradient differs between batches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -96,16 +94,14 @@ def turns(
 
 def turn_of_batches(trainer: Trainer, seed: int = 0) -> float:
     """Degrees between the baseline's steps of two independent batches."""
-    (first, _), (second, probe) = (
-        steps_of(trainer, batch, {"": None}) for batch in independent_batches(trainer, 2, seed)
-    )
+    batches = independent_batches(trainer, 2, seed)
+    (first, _), (second, probe) = (steps_of(trainer, batch, {"": None}) for batch in batches)
     return angle(first[""], second[""], probe.fisher)
 
 
 def rarity(states: ArrayLike, among: ArrayLike, neighbours: int = 10) -> NDArray:
     """(n,) distances from states (n, d) to their k-th nearest in another sample (m, d): large where few have been."""
-    distances, _ = cKDTree(among).query(states, [neighbours])
-    return distances[:, 0]
+    return cKDTree(among).query(states, [neighbours])[0][:, 0]
 
 
 def moved_where_rare(
@@ -117,11 +113,8 @@ def moved_where_rare(
     batch, other = independent_batches(trainer, 2, seed)
     _, probe = steps_of(trainer, batch, {})
     actor, samples = trainer.actor, (trainer.epoch + 1) * trainer.config.steps_per_epoch
-    rng = np.random.default_rng(seed)
-    some = torch.from_numpy(
-        rng.choice(len(batch.observation), min(count, len(batch.observation)), replace=False)
-    )
-    states = batch.observation[some]
+    size = len(batch.observation)
+    states = batch.observation[np.random.default_rng(seed).choice(size, min(count, size), replace=False)]
     table = {"rarity": rarity(states.numpy(), other.observation.numpy())}
     for name, perturbation in perturbations.items():
         with seeded_torch(seed, 0):
@@ -149,9 +142,8 @@ def episode_gradients(trainer: Trainer, batches: int, seed: int = 0) -> tuple[ND
         for env in range(envs):
             part = replace(batch, observation=batch.observation[env::envs], action=batch.action[env::envs])
             rows.append(Surrogate(actor, part).gradient(actor.theta, advantage[env::envs]).double().numpy())
-    return np.array(rows), GaussianFisher(
-        actor, batch.observation[::4], damping=trainer.algorithm.cg_damping, iterations=30
-    )
+    damping = trainer.algorithm.cg_damping
+    return np.array(rows), GaussianFisher(actor, batch.observation[::4], damping=damping, iterations=30)
 
 
 def products(gradients: NDArray, fisher: Fisher) -> NDArray:
