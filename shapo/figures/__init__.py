@@ -1,31 +1,14 @@
 """The figures: one style, one `save`, one function per figure. A figure takes arrays and trains nothing."""
 
-from shapo.figures.ablation import ablation, sweep
-from shapo.figures.curves import (
-    PANELS,
-    autocorrelations,
-    dose_response,
-    effective_samples,
-    kl_of_perturbations,
-    learning_curves,
-    schedules,
-    validation,
-)
+# ruff: noqa: I001  # two imports of one file, rather than a name a line
+from shapo.figures.ablation import ablation, dose_response
+from shapo.figures.curves import PANELS, autocorrelations, effective_samples, kl_of_perturbations
+from shapo.figures.curves import learning_curves, schedules, validation
 from shapo.figures.pareto import frontier, pareto
-from shapo.figures.pessimism import (
-    Dial,
-    agreement,
-    dilution,
-    geometry,
-    measured_weights,
-    quantile,
-    reweighting,
-    theorem1,
-)
-from shapo.figures.proxy import gradient_noise, moved_where_rare
-from shapo.figures.robots import gradient_check, robot_animation, robot_frames
-from shapo.figures.robustness import ascents, flat_and_robust, heatmaps, robustness, sharpness
-from shapo.figures.scenes import trajectory, trajectory_animation
+from shapo.figures.pessimism import Dial, agreement, dilution, geometry, measured_weights
+from shapo.figures.pessimism import quantile, reweighting, theorem1
+from shapo.figures.robots import ascents, flat_and_robust, gradient_check, heatmaps, robustness, sharpness
+from shapo.figures.scenes import robot_animation, robot_frames, trajectory, trajectory_animation
 from shapo.figures.speed import benchmarks, training_time
 from shapo.figures.style import LOOKS, ROOT, STYLE, home, save, use_style
 from shapo.figures.tails import exceedance, moving_quantile, tails
@@ -33,7 +16,6 @@ from shapo.figures.update import (
     conjugate_gradient_residuals,
     critic_sharpness,
     critic_symmetry,
-    line_search,
-    pessimistic_step,
-    tangent,
+    gradient_noise,
 )
+from shapo.figures.update import line_search, moved_where_rare, pessimistic_step, tangent

@@ -1,6 +1,4 @@
-"""Figures 6 to 8: the variants of an experiment side by side, and a sweep of one radius."""
-
-from __future__ import annotations
+"""Figures 6 to 8: the variants of an experiment side by side; notebook 91: what a radius does."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,20 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from shapo.experiments.safety import METRICS, tail_level
-from shapo.figures.style import LOOKS, PAGE, canvas, legend, looks, nothing
+from shapo.figures.style import LOOKS, PAGE, canvas, legend, looks, nothing, short_count
 
 CELL = ["task", "baseline", "metric"]
 
 
 def ablation(
-    results: pd.DataFrame,
-    comparison: pd.DataFrame,
-    variants: Sequence[str] | None = None,
-    reference: str = "vanilla",
+    results: pd.DataFrame, comparison: pd.DataFrame, variants: Sequence[str] | None = None
 ) -> Figure:
     """A row of panels per task and baseline, a column per metric, a line per variant: IQM, interval, single runs.
 
-    The reference goes through each panel as a line, with its interval as a band. Constant metrics are left out.
+    Vanilla goes through each panel as a line, with its interval as a band. Constant metrics are left out.
 
     results: `experiments.results`. comparison: `safety.comparison` of them; its metrics are drawn, in order.
     variants: the lines, top to bottom; those in results if not given. One without runs keeps an empty line.
@@ -37,7 +32,10 @@ def ablation(
     lowest = {(task, metric): baseline for task, baseline, metric in panels}
     for cell, axis in panels.items():
         rows, runs = _rows(comparison, cell), _rows(results.assign(metric=cell[2]), cell)
-        _band(axis, rows, reference, upright=True)
+        for row in rows[rows.index == "vanilla"].itertuples():
+            axis.axvline(row.iqm, lw=0.8, label="vanilla", **LOOKS["vanilla"].line)
+            if np.isfinite(row.low):
+                axis.axvspan(row.low, row.high, color=LOOKS["vanilla"].colour, alpha=0.12, lw=0)
         # Of three points the median is the IQM, their range the interval: seaborn estimates nothing.
         three = rows[["iqm", "low", "high"]].stack().rename("value").reset_index()
         style = {"y": "variant", "order": variants, "hue": "variant", "hue_order": variants, "ax": axis}
@@ -45,9 +43,8 @@ def ablation(
         sns.stripplot(runs.reset_index(), x=cell[2], size=2.2, alpha=0.45, jitter=0.25, **style)
         markers = [look.marker for look in chosen.values()]
         interval = {"estimator": "median", "errorbar": ("pi", 100), "err_kws": {"lw": 1.2}}
-        sns.pointplot(
-            three, x="value", markers=markers, ms=4.5, mec="white", mew=0.4, ls="", **interval, **style
-        )
+        marks = {"markers": markers, "ms": 4.5, "mec": "white", "mew": 0.4, "ls": ""}
+        sns.pointplot(three, x="value", **marks, **interval, **style)
         for y, variant in enumerate(variants):
             if variant not in rows.index:
                 nothing(axis, "no run", 0.02, y, transform=axis.get_yaxis_transform(), ha="left")
@@ -56,53 +53,55 @@ def ablation(
         axis.grid(axis="y", visible=False)
         axis.xaxis.set_major_locator(MaxNLocator(4))
         if lowest[cell[0], cell[2]] == cell[1]:
-            axis.set_xlabel(_name(cell[2], cell[0], "← →"))
+            axis.set_xlabel(_name(cell[2], cell[0]))
     return fig
 
 
-def sweep(
-    results: pd.DataFrame,
-    comparison: pd.DataFrame,
-    rho: Mapping[str, float],
-    references: Sequence[str] = ("vanilla", "SHAPO Actor"),
+def dose_response(
+    results: pd.DataFrame, symbol: str, metrics: Mapping[str, Sequence[str]], names: Mapping[str, str]
 ) -> Figure:
-    """Each metric over the radius ρ of the Euclidean perturbation: IQM, interval, single runs; references as bands.
+    """What a radius does: a row per task, a column per metric, a line of medians per baseline; dots are seeds.
 
-    results, comparison: as for `ablation`. rho: variant -> ρ. references: variants without a fixed ρ.
-    Raises ValueError where there is no run to draw.
+    results: a row per run with task, baseline, variant and the metrics; variants are "vanilla", drawn on the left as
+    radius 0, and "<symbol> = <radius>", for δ_Down as a share of δ_Up. symbol: "δ" or "ρ". metrics: of each task, left
+    to right. names: of the metrics, for the axes.
     """
-    fig, panels = _panels(results, comparison, 1.75)
-    look = LOOKS["E-SAM"]
-    for cell, axis in panels.items():
-        rows, runs = _rows(comparison, cell), _rows(results.assign(metric=cell[2]), cell)
-        for variant in references:
-            _band(axis, rows, variant)
-        runs = runs[runs.index.isin(rho)]
-        axis.plot(1.1 * runs.index.map(rho), runs[cell[2]], "o", color=look.colour, ms=2.2, mew=0, alpha=0.45)
-        swept = rows.loc[[variant for variant in rho if variant in rows.index]]
-        spread = [swept.iqm - swept.low, swept.high - swept.iqm]
-        marks = {"marker": look.marker, "ms": 4, "label": r"E-SAM, fixed $\rho$", "elinewidth": 1.2}
-        axis.errorbar(swept.index.map(rho), swept.iqm, spread, lw=0.8, **look.line, **marks)
+    shown = results[results.variant.str.startswith((symbol, "vanilla"))]
+    radius = shown.variant.str.extract(rf"{symbol} = (\S+)")[0].astype(float)
+    start = radius.min() / 4
+    shown, tasks = shown.assign(radius=radius.fillna(start)), list(dict.fromkeys(shown.task))
+    columns, chosen = max(len(metrics[task]) for task in tasks), looks(dict.fromkeys(results.baseline))
+    fig, axes = canvas(PAGE, 1.8 * len(tasks) + 0.5, columns, len(tasks))
+    unit = {"δ": r"$\delta_{\mathrm{Down}}/\delta_{\mathrm{Up}}$", "ρ": r"$\rho_{\mathrm{critic}}$"}[symbol]
+    places = [(task, metric) for task in tasks for metric in [*metrics[task], *[""] * columns][:columns]]
+    for axis, (task, metric) in zip(axes, places, strict=True):
+        if not metric or shown[shown.task == task][metric].nunique() < 2:
+            axis.remove()  # nothing, or one number throughout
+            continue
+        for baseline, runs in shown[shown.task == task].groupby("baseline", sort=False):
+            look, middle = chosen[baseline], runs.groupby("radius")[metric].median()
+            axis.plot(runs.radius, runs[metric], look.marker, color=look.colour, ms=2.5, alpha=0.4, mew=0)
+            axis.plot(middle.index, middle, marker=look.marker, ms=4, label=baseline, **look.line)
+            if start in middle:
+                axis.axhline(middle[start], color=look.colour, lw=0.6, alpha=0.6)
         axis.set_xscale("log")
-        axis.set_xlim(min(rho.values()) / 1.5, 1.5 * max(rho.values()))
-        axis.set_xticks(list(rho.values()), [f"{radius:g}" for radius in rho.values()])
+        axis.set_xticks(sorted(shown.radius.unique()))
+        axis.xaxis.set_major_formatter(lambda x, _: "0" if x < 2 * start else f"{x:g}")
         axis.minorticks_off()
-        axis.set(xlabel=r"$\rho$, Euclidean in parameters", ylabel=_name(cell[2], cell[0], "↓ ↑"))
+        axis.yaxis.set_major_formatter(short_count)
+        axis.set(ylabel=names[metric], xlabel=unit if task == tasks[-1] else "")
+        axis.set_title(task if metric == metrics[task][0] else "", loc="left")
     return legend(fig)
 
 
-def _panels(
-    results: pd.DataFrame, comparison: pd.DataFrame, height: float
-) -> tuple[Figure, dict[tuple[str, str, str], Axes]]:
+def _panels(results, comparison, height: float) -> tuple[Figure, dict[tuple[str, str, str], Axes]]:
     """(task, baseline, metric) -> its panel: a row for each task and baseline with runs; constant metrics have none."""
     if results.empty:
         raise ValueError("results must hold at least one run; got none")
-    metrics = {
-        task: [
-            name for name in comparison[comparison.task == task].metric.unique() if runs[name].nunique() > 1
-        ]
-        for task, runs in results.groupby("task", sort=False)
-    }
+    metrics = {}
+    for task, runs in results.groupby("task", sort=False):
+        names = comparison[comparison.task == task].metric.unique()
+        metrics[task] = [name for name in names if runs[name].nunique() > 1]
     groups = list(results.groupby(["task", "baseline"], sort=False).groups)
     columns = max(1, *map(len, metrics.values()))
     fig, axes = canvas(PAGE, height * len(groups) + 0.3, columns, len(groups))
@@ -121,20 +120,9 @@ def _rows(table: pd.DataFrame, cell: tuple[str, str, str]) -> pd.DataFrame:
     return here.dropna(subset="iqm" if "iqm" in here else cell[2])
 
 
-def _band(axis: Axes, rows: pd.DataFrame, variant: str, upright: bool = False) -> None:
-    """A variant's IQM across a panel, and its interval where there is one."""
-    if variant in rows.index:
-        row, look = rows.loc[variant], LOOKS[variant]
-        line, span = (axis.axvline, axis.axvspan) if upright else (axis.axhline, axis.axhspan)
-        line(row.iqm, lw=0.8, label=variant, **look.line)
-        if np.isfinite(row.low):
-            span(row.low, row.high, color=look.colour, alpha=0.12, lw=0)
-
-
-def _name(metric: str, task: str, arrows: str) -> str:
-    """On two lines, with an arrow towards better. arrows: of less and of more."""
+def _name(metric: str, task: str) -> str:
+    """On two lines, with an arrow towards better."""
     name, more = METRICS[metric]
     if metric == "tail":
         name = f"episodic cost, {100 * tail_level(task):g} % quantile"
-    name = name.replace(", ", ",\n")
-    return f"{name} ({arrows[-1 if more else 0]} better)"
+    return name.replace(", ", ",\n") + f" ({'→' if more else '←'} better)"

@@ -1,7 +1,5 @@
 """Curves over training, or over a dial: of several seeds the median, and the middle half of them as a band."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -12,19 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from shapo.figures.style import (
-    GREY,
-    LIMIT,
-    PAGE,
-    Look,
-    canvas,
-    legend,
-    looks,
-    nothing,
-    ordered,
-    say,
-    short_count,
-)
+from shapo.figures.style import GREY, LIMIT, PAGE, Look, canvas, label, legend, looks, nothing, short_count
 from shapo.sharpness import alpha_from_delta
 
 PANELS = {
@@ -38,15 +24,13 @@ Series = Mapping[str, Sequence[pd.Series]]  # label -> a series over x per seed
 Progress = Mapping[str, Sequence[pd.DataFrame]]  # label -> a table per seed
 
 
-def curves(
-    axis: Axes, series: Series, chosen: Mapping[str, Look], window: int = 1, middle: str = "median"
-) -> None:
+def curves(axis: Axes, series: Series, chosen: Mapping[str, Look], window: int = 1, middle="median") -> None:
     """Median (or mean) over seeds as a line, from the first to the third quartile as a band.
 
     Of each seed the finite points are joined, averaged over `window` of them, backwards. A curve begins and ends where
     all its seeds do.
     """
-    for place, (label, seeds) in enumerate(series.items()):
+    for place, (name, seeds) in enumerate(series.items()):
         seeds = [seed[np.isfinite(seed)].rolling(window, 1).mean() for seed in seeds]
         if not (seeds := [seed for seed in seeds if len(seed)]):
             continue
@@ -56,27 +40,27 @@ def curves(
         every = max(1, len(table) // 7)
         sns.lineplot(
             x=np.repeat(table.index.to_numpy(float), table.shape[1]), y=table.to_numpy().ravel(), ax=axis,
-            estimator=middle, errorbar=("pi", 50), err_kws={"alpha": 0.13, "lw": 0}, label=label, legend=False,
-            marker=chosen[label].marker, ms=3.5, mew=0, markevery=(place * every // 5 % every, every),
-            **chosen[label].line,
+            estimator=middle, errorbar=("pi", 50), err_kws={"alpha": 0.13, "lw": 0}, label=name, legend=False,
+            marker=chosen[name].marker, ms=3.5, mew=0, markevery=(place * every // 5 % every, every),
+            **chosen[name].line,
         )  # fmt: skip
 
 
 def grid(
     drawn: Mapping[str, Series], x: str = "", y: Sequence[str] = ("",), like: Mapping[str, str] | None = None,
-    size: tuple[float, float] = (PAGE, 2.4), rows: int = 1, window: int = 1, chosen: Mapping[str, Look] | None = None,
-    at: float | None = None, middle: Sequence[str] = ("median",),
+    size: tuple[float, float] = (PAGE, 2.4), rows: int = 1, window: int = 1, at: float | None = None,
+    middle: Sequence[str] = ("median",), sharey: bool = False,
 ) -> tuple[Figure, np.ndarray]:  # fmt: skip
     """A panel of `curves` per title, in rows. x: label of the lowest; y: labels, and middle: what lines are, in turn.
 
     like: label -> a name of `style.LOOKS` that it looks like. at: an x to mark in all panels.
     """
     columns = len(drawn) // rows
-    fig, axes = canvas(*size, columns, rows)
-    chosen = chosen or looks(dict.fromkeys(label for series in drawn.values() for label in series), like)
+    fig, axes = canvas(*size, columns, rows, sharey=sharey)
+    chosen = looks(dict.fromkeys(name for series in drawn.values() for name in series), like)
     for place, (axis, (title, series)) in enumerate(zip(axes, drawn.items(), strict=True)):
         curves(axis, series, chosen, window, middle[place % len(middle)])
-        say(axis, title, x if place >= len(drawn) - columns else "", y[place % len(y)])
+        label(axis, title, x if place >= len(drawn) - columns else "", y[place % len(y)])
         if at is not None:
             axis.axvline(at, color="k", lw=0.8, ls=":")
         if x == STEPS:
@@ -85,36 +69,30 @@ def grid(
     return fig, axes
 
 
-def over_steps(tables: Progress, column: str, steps: str = "steps") -> Series:
-    return {label: [table.set_index(steps)[column] for table in seeds] for label, seeds in tables.items()}
+def over_steps(tables: Progress, column: str) -> Series:
+    return {name: [table.set_index("steps")[column] for table in seeds] for name, seeds in tables.items()}
 
 
 def learning_curves(
-    progress_by_label: Progress,
-    cost_limit: float | None = None,
-    panels: Mapping[str, str] = PANELS,
-    steps: str = "steps",
-    like: Mapping[str, str] | None = None,
-    window: int = 1,
-) -> Figure:
+    progress_by_label: Progress, cost_limit: float | None = None, panels: Mapping[str, str] = PANELS,
+    like: Mapping[str, str] | None = None, window: int = 1,
+) -> Figure:  # fmt: skip
     """A panel per quantity over training, as `curves`; what is one number throughout is left out.
 
     progress_by_label: label -> one progress table per seed. cost_limit: β, drawn in "episode_cost".
-    panels: column -> title, one panel each. steps: the column of environment steps. like: as for `grid`.
-    window: rows of progress over which a curve is averaged, backwards.
-    Raises ValueError when a table lacks a column.
+    panels: column -> title, one panel each. like: as for `grid`. window: rows of progress over which a curve is
+    averaged, backwards. Raises ValueError when a table lacks a column.
     """
-    every = [(label, table) for label, tables in progress_by_label.items() for table in tables]
+    every = [(name, table) for name, tables in progress_by_label.items() for table in tables]
     if not every:
         raise ValueError("progress_by_label must hold at least one table; got none")
-    for label, table in every:
-        if missing := {steps, *panels} - set(table.columns):
-            raise ValueError(
-                f"progress of {label!r} has no column {sorted(missing)}; it has {list(table.columns)}"
-            )
+    for name, table in every:
+        if missing := {"steps", *panels} - set(table.columns):
+            there = list(table.columns)
+            raise ValueError(f"progress of {name!r} has no column {sorted(missing)}; it has {there}")
     together = pd.concat([table for _, table in every])
     shown = [column for column in panels if together[column].nunique() > 1] or list(panels)
-    series = {panels[column]: over_steps(progress_by_label, column, steps) for column in shown}
+    series = {panels[column]: over_steps(progress_by_label, column) for column in shown}
     fig, axes = grid(series, STEPS, like=like, window=window)
     if "episode_cost" in shown and cost_limit is not None:
         axes[shown.index("episode_cost")].axhline(cost_limit, **LIMIT | {"label": f"limit {cost_limit:g}"})
@@ -128,12 +106,12 @@ def validation(table: pd.DataFrame, cost_limit: float) -> Figure:
     PANELS. cost_limit: β. A baseline that has no multiplier in every epoch says so instead.
     """
     drawn = {}
-    for column, label in PANELS.items():
+    for column, quantity in PANELS.items():
         for baseline, part in table.groupby("baseline", sort=False):
             if column == "lagrangian_multiplier" and part[column].isna().any():
                 part = part[:0]
             sides = {side: [run for _, run in rows.groupby("seed")] for side, rows in part.groupby("side")}
-            drawn[f"{baseline}: {label}"] = over_steps(sides, column)
+            drawn[f"{baseline}: {quantity}"] = over_steps(sides, column)
     fig, axes = grid(drawn, STEPS, size=(PAGE, 4.9), rows=len(PANELS))
     for axis, (title, series) in zip(axes, drawn.items(), strict=True):
         if not series:
@@ -143,17 +121,14 @@ def validation(table: pd.DataFrame, cost_limit: float) -> Figure:
     return legend(fig)
 
 
-def kl_of_perturbations(
-    progress: Mapping[str, Progress], delta_down: Mapping[str, float], swept: Sequence[str] = ()
-) -> Figure:
+def kl_of_perturbations(progress: Mapping[str, Progress], delta_down: Mapping[str, float]) -> Figure:
     """Over training: how far each perturbed policy is from π₀, and what it loses there per distance.
 
     The loss is divided by sqrt(2 KL), to which it is proportional while both are small: the radius drops out, and what
     is left is how well the direction was chosen.
 
     progress: task -> variant -> `Run.progress` of each seed. Variants without a perturbed actor are left out.
-    delta_down: task -> δ_Down, nats. swept: variants that are settings of one dial, drawn from light to dark.
-    Raises ValueError where no run perturbed its actor.
+    delta_down: task -> δ_Down, nats. Raises ValueError where no run perturbed its actor.
     """
     drawn = {}
     for task, variants in progress.items():
@@ -167,20 +142,17 @@ def kl_of_perturbations(
             drawn[f"{task}: loss per distance"] = over_steps(tables, "loss")
     if not drawn:
         raise ValueError("progress must hold runs with a perturbed actor; got none")
-    labels = (
+    labels = [
         r"KL$(\pi_0\,\|\,\pi_{\theta_0+\varepsilon})$ [nats]",
         r"$-L(\theta_0+\varepsilon)/\sqrt{2\,{\rm KL}}$",
-    )
-    rows, names = len(drawn) // 2, dict.fromkeys(name for series in drawn.values() for name in series)
-    chosen = ordered(swept) | looks([name for name in names if name not in swept])
-    fig, axes = grid(drawn, STEPS, labels, size=(PAGE, 2.0 * rows + 0.6), rows=rows, chosen=chosen)
-    for title, axis in zip(drawn, axes, strict=True):
-        if title.endswith(": distance"):
-            radius = delta_down[title.removesuffix(": distance")]
-            axis.axhline(radius, **LIMIT | {"label": r"$\delta_{\rm Down}$"})
-            axis.set_yscale("log")
-        else:
-            axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+    ]
+    rows = len(drawn) // 2
+    fig, axes = grid(drawn, STEPS, labels, size=(PAGE, 2.0 * rows + 0.6), rows=rows)
+    for title, distance, loss in zip([*drawn][::2], axes[::2], axes[1::2], strict=True):
+        radius = delta_down[title.removesuffix(": distance")]
+        distance.axhline(radius, **LIMIT | {"label": r"$\delta_{\rm Down}$"})
+        distance.set_yscale("log")
+        loss.set_ylim(bottom=min(0, loss.get_ylim()[0]))
     return legend(fig)
 
 
@@ -192,11 +164,14 @@ def schedules(
     samples: n_t, environment steps. radii: label -> schedule n_t ↦ δ_Down,t. like: as for `grid`.
     """
     delta = {name: pd.Series([radius(n) for n in samples], samples) for name, radius in radii.items()}
-    drawn: dict = {"radius": {}, "confidence level, $n = n_t$": {}}
-    for name, radius in delta.items():
-        alpha = pd.Series([alpha_from_delta(d, n) for n, d in radius.items()], samples)
-        for series, curve in zip(drawn.values(), (radius, alpha[alpha > 1e-30]), strict=True):
-            series[name] = [curve]
+    alpha = {
+        name: pd.Series([alpha_from_delta(d, n) for n, d in of.items()], samples)
+        for name, of in delta.items()
+    }
+    drawn = {
+        "radius": {name: [curve] for name, curve in delta.items()},
+        "confidence level, $n = n_t$": {name: [curve[curve > 1e-30]] for name, curve in alpha.items()},
+    }
     fig, axes = grid(drawn, STEPS, [r"$\delta_{\mathrm{Down},t}$ [nats]", r"$\alpha_t$"], like)
     for axis in axes:
         axis.set(xscale="log", yscale="log")
@@ -206,13 +181,13 @@ def schedules(
 
 
 def autocorrelations(
-    series: Mapping[str, ArrayLike], times: Mapping[str, float], terms: ArrayLike, shown: int = 300
+    series: Mapping[str, ArrayLike], times: Mapping, terms: ArrayLike, shown: int = 300
 ) -> Figure:
     """(a) ρ_k of several quantities of one batch, τ in the legend; (b) the policy-gradient terms of one environment.
 
     series: label -> ρ_0, ρ_1, … times: label -> τ. terms: (T,) y_t; the first `shown` are drawn.
     """
-    named = {rf"{label}, $\tau$ = {times[label]:.1f}": [pd.Series(rho)] for label, rho in series.items()}
+    named = {rf"{name}, $\tau$ = {times[name]:.1f}": [pd.Series(rho)] for name, rho in series.items()}
     labels = [r"$\rho_k$", r"$y_t = A_t \nabla\log\pi(a_t|s_t)^\top F^{-1}g$"]
     drawn = {"autocorrelation within episodes": named, "terms of one environment": {}}
     fig, (left, right) = grid(drawn, "lag $k$ [steps]", labels)
@@ -234,41 +209,4 @@ def effective_samples(progress: Progress) -> Figure:
     right.plot(steps, steps, color="k", ls=":", lw=0.9, label=r"$n_{\mathrm{eff}} = n_t$")
     right.yaxis.set_major_formatter(short_count)
     right.set_ylim(bottom=0)
-    return legend(fig)
-
-
-def dose_response(
-    results: pd.DataFrame, symbol: str, metrics: Mapping[str, Sequence[str]], names: Mapping[str, str]
-) -> Figure:
-    """What a radius does: a row per task, a column per metric, a line of medians per baseline; dots are seeds.
-
-    results: a row per run with task, baseline, variant and the metrics; variants are "vanilla", drawn on the left
-        as radius 0, and "<symbol> = <radius>", for δ_Down as a share of δ_Up. symbol: "δ" or "ρ".
-    metrics: of each task, left to right. names: of the metrics, for the axes.
-    """
-    shown = results[results.variant.str.startswith((symbol, "vanilla"))]
-    radius = shown.variant.str.extract(rf"{symbol} = (\S+)")[0].astype(float)
-    start = radius.min() / 4
-    shown, tasks = shown.assign(radius=radius.fillna(start)), list(dict.fromkeys(shown.task))
-    columns, chosen = max(len(metrics[task]) for task in tasks), looks(dict.fromkeys(results.baseline))
-    fig, axes = canvas(PAGE, 1.8 * len(tasks) + 0.5, columns, len(tasks))
-    unit = {"δ": r"$\delta_{\mathrm{Down}}/\delta_{\mathrm{Up}}$", "ρ": r"$\rho_{\mathrm{critic}}$"}[symbol]
-    places = [(task, metric) for task in tasks for metric in [*metrics[task], *[""] * columns][:columns]]
-    for axis, (task, metric) in zip(axes, places, strict=True):
-        if not metric or shown[shown.task == task][metric].nunique() < 2:
-            axis.remove()  # nothing, or one number throughout
-            continue
-        for baseline, runs in shown[shown.task == task].groupby("baseline", sort=False):
-            look, middle = chosen[baseline], runs.groupby("radius")[metric].median()
-            axis.plot(runs.radius, runs[metric], look.marker, color=look.colour, ms=2.5, alpha=0.4, mew=0)
-            axis.plot(middle.index, middle, marker=look.marker, ms=4, label=baseline, **look.line)
-            if start in middle:
-                axis.axhline(middle[start], color=look.colour, lw=0.6, alpha=0.6)
-        axis.set_xscale("log")
-        axis.set_xticks(sorted(shown.radius.unique()))
-        axis.xaxis.set_major_formatter(lambda x, _: "0" if x < 2 * start else f"{x:g}")
-        axis.minorticks_off()
-        axis.yaxis.set_major_formatter(short_count)
-        axis.set(ylabel=names[metric], xlabel=unit if task == tasks[-1] else "")
-        axis.set_title(task if metric == metrics[task][0] else "", loc="left")
     return legend(fig)

@@ -1,7 +1,5 @@
 """Return against cost: a point per baseline, an arrow from vanilla to SHAPO, and the Pareto fronts of both."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from shapo.experiments.statistics import pareto_front
 from shapo.figures.style import LIMIT, LOOKS, PAGE, Look, canvas, looks, nothing, ordered
 
+ARROW = {"arrowstyle": "-|>", "lw": 1.1, "mutation_scale": 8, "shrinkA": 3, "shrinkB": 3}
 VARIANTS = {name: LOOKS[name] for name in ("vanilla", "SHAPO")}
 Names, Limits = Mapping[str, str], Mapping[str, float] | None
 
@@ -55,21 +54,14 @@ def _panels(runs, table, x: Names, labels: Names, limits: Mapping, chosen: Mappi
         for baseline, pair in points.groupby("baseline"):
             if len(pair) == 2:
                 tail, head = (pair.loc[(baseline, variant), ["x", "y"]].astype(float) for variant in VARIANTS)
-                arrow = {
-                    "arrowstyle": "-|>",
-                    "color": chosen[baseline].colour,
-                    "lw": 1.1,
-                    "mutation_scale": 8,
-                }
-                axis.annotate("", head, tail, arrowprops=arrow | {"shrinkA": 3, "shrinkB": 3})
+                arrow = ARROW | {"color": chosen[baseline].colour}
+                axis.annotate("", head, tail, arrowprops=arrow)
         if task in limits:
             axis.axvline(limits[task], **LIMIT)
         axis.xaxis.set_major_locator(MaxNLocator(6))
         _fronts(axis, points)
-    keys = [
-        Line2D([], [], marker=look.marker, color=look.colour, ls="", label=name)
-        for name, look in chosen.items()
-    ]
+    marks = ((name, {"marker": look.marker, "color": look.colour}) for name, look in chosen.items())
+    keys = [Line2D([], [], ls="", label=name, **mark) for name, mark in marks]
     for (name, look), fill in zip(VARIANTS.items(), ("hollow", "filled"), strict=True):
         keys.append(Line2D([], [], lw=1.0, label=f"{name} ({fill}), front", **look.line))
     keys += [Line2D([], [], **LIMIT)] * bool(limits)
@@ -91,8 +83,8 @@ def _point(axis: Axes, point: pd.Series, seeds: np.ndarray, look: Look) -> None:
     colour, face = look.colour, "white" if point.name[1] == "vanilla" else look.colour
     if len(seeds) > 1:
         axis.plot(*seeds.T, look.marker, ms=2, mfc=face, mec=colour, mew=0.4, alpha=0.3)
-    axis.plot([point.x_low, point.x_high], [point.y, point.y], color=colour, lw=0.5, alpha=0.7)
-    axis.plot([point.x, point.x], [point.y_low, point.y_high], color=colour, lw=0.5, alpha=0.7)
+    for bar in (([point.x_low, point.x_high], [point.y] * 2), ([point.x] * 2, [point.y_low, point.y_high])):
+        axis.plot(*bar, color=colour, lw=0.5, alpha=0.7)
     axis.plot(point.x, point.y, look.marker, ms=6, mfc=face, mec=colour, mew=1.1, zorder=4)
 
 

@@ -1,31 +1,19 @@
 """Notebooks 01 and 02: the geometry of pessimism, its quantile, and what it weighs."""
 
-from __future__ import annotations
-
+import io
 from collections.abc import Mapping
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from shapo.figures.curves import curves
-from shapo.figures.style import (
-    BLUE,
-    COLUMN,
-    GREY,
-    LOOKS,
-    ORANGE,
-    PAGE,
-    RED,
-    canvas,
-    legend,
-    movable,
-    ordered,
-    say,
-)
+from shapo.figures.style import BLUE, COLUMN, GREY, LOOKS, ORANGE, PAGE, RED, canvas, label, legend, ordered
 
 BALLS = {"Euclidean": ORANGE, "Fisher": BLUE}
 SIGNS = {"bad": (-1, ORANGE, "$A<0$"), "good": (1, BLUE, "$A>0$")}  # of advantages
@@ -67,11 +55,10 @@ def geometry(
     sharpen.axhline(delta, label=r"$\delta_{\rm Down}$", **DOTTED)
     sharpen.set(xscale="log", yscale="log", ylim=(delta / 3, None))
     sharpen.invert_xaxis()
-    say(plane, r"KL of $\delta/4$, $4\delta$, $16\delta$", r"mean $\mu$", r"$\log\,\sigma$")
-    say(actions, "the perturbed policies", "action", "density")
-    say(
-        sharpen, "sharper policies", r"standard deviation $\sigma_0$", r"$D_{\rm KL}(\pi_0,\tilde\pi)$ [nats]"
-    )
+    label(plane, r"KL of $\delta/4$, $4\delta$, $16\delta$", r"mean $\mu$", r"$\log\,\sigma$")
+    label(actions, "the perturbed policies", "action", "density")
+    divergence = r"$D_{\rm KL}(\pi_0,\tilde\pi)$ [nats]"
+    label(sharpen, "sharper policies", r"standard deviation $\sigma_0$", divergence)
     return legend(fig)
 
 
@@ -102,8 +89,8 @@ def theorem1(table: pd.DataFrame, constant: float, trivial: float, sharpening: p
         axis.legend(loc="lower left" if axis is right else "lower right", fontsize=6.5, ncols=2)
     right.invert_xaxis()
     error = r"$|J(\tilde\pi)-J(\pi_0)-L(\tilde\pi)|$"
-    say(left, "density of random policies", r"$D_{\rm KL}^{\max}(\pi_0,\tilde\pi)$ [nats]", error)
-    say(right, "worst of each ball as the policy sharpens", r"standard deviation $\sigma_0$", "objective")
+    label(left, "density of random policies", r"$D_{\rm KL}^{\max}(\pi_0,\tilde\pi)$ [nats]", error)
+    label(right, "worst of each ball as the policy sharpens", r"standard deviation $\sigma_0$", "objective")
     return fig
 
 
@@ -133,9 +120,8 @@ def quantile(
     plane.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
     plane.grid(False)
     width = np.ptp(values) / 60
-    edges = limit + width * np.arange(
-        np.floor((values.min() - limit) / width), 62
-    )  # one of them at the limit
+    # one of them at the limit
+    edges = limit + width * np.arange(np.floor((values.min() - limit) / width), 62)
     grey_and_orange = {"palette": ["#CFCFCF", ORANGE], "alpha": 1, "lw": 0, "legend": False}
     sns.histplot(x=values, hue=tail, bins=edges, stat="density", ax=histogram, **grey_and_orange)
     line = np.linspace(*edges[[0, -1]], 300)
@@ -144,8 +130,8 @@ def quantile(
     words = rf"$g^\top\varepsilon_{{\rm Down}}$" "\n" rf"{100 * tail.mean():.1f} % below"
     histogram.text(limit - 0.1 * std, 0.8 * norm.pdf(0, 0, std), words, ha="right", color=BLUE, fontsize=7.5)
     title = r"draws from $Q=\mathcal{N}(\theta_0,F^{-1}/n)$"
-    say(plane, title, r"$\theta_1-\theta_{0,1}$", r"$\theta_2-\theta_{0,2}$")
-    say(histogram, "the surrogate, to first order", r"$Y=g^\top(\theta-\theta_0)$", "density")
+    label(plane, title, r"$\theta_1-\theta_{0,1}$", r"$\theta_2-\theta_{0,2}$")
+    label(histogram, "the surrogate, to first order", r"$Y=g^\top(\theta-\theta_0)$", "density")
     return legend(fig)
 
 
@@ -167,9 +153,9 @@ def agreement(table: pd.DataFrame, reached: pd.DataFrame, alpha: float) -> Figur
         r"density of $\varepsilon_{\rm Down}$ against SLSQP",
         r"relative distance, in $\|\cdot\|_F$",
     )
-    say(left, title, "dimension", distance)
-    label = r"$P_Q(L(\theta)\leq L(\theta_0+\varepsilon))$"
-    say(right, "the curved surrogate of the ring road", "samples $n$", label)
+    label(left, title, "dimension", distance)
+    deep = r"$P_Q(L(\theta)\leq L(\theta_0+\varepsilon))$"
+    label(right, "the curved surrogate of the ring road", "samples $n$", deep)
     return fig
 
 
@@ -192,25 +178,18 @@ class Dial:
         reach = 1.05 * np.abs(samples).max()
         plane.plot(*samples.T, ".", ms=1.6, alpha=0.5, color=GREY, rasterized=True)
         plane.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-        say(
-            left,
-            r"fixed $\delta_{\rm Down}$: pessimism grows",
-            count,
-            r"$\alpha=\Phi(-\sqrt{2n\delta_{\rm Down}})$",
-        )
-        say(right, r"fixed $\alpha$: the radius decays", count, r"$\delta_{\rm Down}=z_\alpha^2/2n$ [nats]")
-        say(
-            plane,
-            r"Proposition 2, times $\sqrt{n}$",
-            *(rf"$\sqrt{{n}}\,(\theta_{i}-\theta_{{0,{i}}})$" for i in "12"),
-        )
+        level = r"$\alpha=\Phi(-\sqrt{2n\delta_{\rm Down}})$"
+        label(left, r"fixed $\delta_{\rm Down}$: pessimism grows", count, level)
+        label(right, r"fixed $\alpha$: the radius decays", count, r"$\delta_{\rm Down}=z_\alpha^2/2n$ [nats]")
+        moves = (rf"$\sqrt{{n}}\,(\theta_{i}-\theta_{{0,{i}}})$" for i in "12")
+        label(plane, r"Proposition 2, times $\sqrt{n}$", *moves)
         direction = -np.linalg.solve(fisher, gradient)
         self.direction = direction / np.sqrt(direction @ fisher @ direction)  # of length one in F
         self.across = np.array([-gradient[1], gradient[0]]) * 9 * reach / np.linalg.norm(gradient)
         self.rings = [axis.plot([], [], "o", ms=8, mfc="none", mec=RED, mew=1.8)[0] for axis in (left, right)]
         (self.tail,) = plane.plot([], [], color=ORANGE, lw=1.2, ls="--")
         (self.step,) = plane.plot([], [], "s-", color=BLUE, ms=4, lw=1.8, markevery=[1])
-        self.draw = None
+        self.canvas = None
 
     def turn(self, alpha: float, delta: float, n: float) -> Figure:
         """Moves the rings, ε_Down and the edge of the tail."""
@@ -222,9 +201,22 @@ class Dial:
         return self.fig
 
     def png(self) -> bytes:
-        """The picture, sharp at half its size; what does not move is drawn once."""
-        self.draw = self.draw or movable(self.fig, [*self.rings, self.tail, self.step])
-        return self.draw()
+        """The picture, sharp at half its size; what does not move is drawn once, at the first call."""
+        moving = [*self.rings, self.tail, self.step]
+        if self.canvas is None:
+            for artist in moving:
+                artist.set_animated(True)
+            plt.close(self.fig)
+            self.canvas = FigureCanvasAgg(self.fig)
+            self.fig.set_dpi(200)
+            self.canvas.draw()
+            self.rest = self.canvas.copy_from_bbox(self.fig.bbox)
+        self.canvas.restore_region(self.rest)
+        for artist in moving:
+            self.fig.draw_artist(artist)
+        png = io.BytesIO()
+        plt.imsave(png, np.asarray(self.canvas.buffer_rgba()), format="png", pil_kwargs={"compress_level": 1})
+        return png.getvalue()
 
 
 def reweighting(a: ArrayLike, bad: Curves, good: Curves, roots: pd.DataFrame) -> Figure:
@@ -241,9 +233,8 @@ def reweighting(a: ArrayLike, bad: Curves, good: Curves, roots: pd.DataFrame) ->
         zones.semilogx(roots["delta"], roots[key], color=colour, label=f"{key} action, {sign}")
     for style, delta in zip(styles, bad, strict=False):
         weights.plot([], [], style, color="k", label=rf"$\delta_{{\rm Down}}={delta:g}$")
-    zones.fill_between(
-        roots["delta"], 0, r, color="#DDDDDD", lw=0, label=r"bad actions with the sign of good ones"
-    )
+    swapped = {"color": "#DDDDDD", "lw": 0, "label": "bad actions with the sign of good ones"}
+    zones.fill_between(roots["delta"], 0, r, **swapped)
     zones.plot(roots["delta"], 1 + r / 2, label=r"$1\pm\sqrt{2\delta}/2$", **DOTTED)
     zones.plot(roots["delta"], 1 - r / 2, **DOTTED)
     for height in (0, 1):
@@ -253,8 +244,8 @@ def reweighting(a: ArrayLike, bad: Curves, good: Curves, roots: pd.DataFrame) ->
     weights.set(xlim=(0, np.max(a)), ylim=(-0.6, 2.6))
     zones.set_ylim(0, 2)
     distance = r"$|a|$ [standard deviations]"
-    say(weights, r"weight $\tilde g/g$ of an action", distance, r"$\tilde g/g$")
-    say(zones, "where the weight is one", r"$\delta_{\rm Down}$ [nats]", distance)
+    label(weights, r"weight $\tilde g/g$ of an action", distance, r"$\tilde g/g$")
+    label(zones, "where the weight is one", r"$\delta_{\rm Down}$ [nats]", distance)
     return legend(fig)
 
 
@@ -267,7 +258,7 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
     fig, (means, own, towards) = canvas(PAGE, 2.6, 3)
     r, bins = np.sqrt(2 * delta), np.linspace(0.2, 3.4, 9)
     steps = {"bins": np.linspace(-2.5 * r, 2.5 * r, 41), "stat": "density", "element": "step", "alpha": 0.35}
-    for key, (sign, colour, label) in SIGNS.items():
+    for key, (sign, colour, name) in SIGNS.items():
         rows = samples[np.sign(samples["advantage"]) == sign]
         binned = pd.cut(rows["distance"], bins, labels=(bins[1:] + bins[:-1]) / 2).astype(float)
         style = {
@@ -277,8 +268,8 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
             "color": colour,
             "errorbar": ("pi", 50),
         }
-        sns.lineplot(x=binned, y=rows["weight"], ax=means, legend=False, label=f"{label}, measured", **style)
-        alone = {"lw": 1, "color": colour, "label": f"{label}, alone (Prop. 3)"}
+        sns.lineplot(x=binned, y=rows["weight"], ax=means, legend=False, label=f"{name}, measured", **style)
+        alone = {"lw": 1, "color": colour, "label": f"{name}, alone (Prop. 3)"}
         means.plot(prediction["distance"], prediction[key], "--", **alone)
         sns.histplot(x=rows["towards"], fill=sign < 0, color=colour, ax=towards, **steps)
         towards.axvline(-sign * r, color=colour, lw=1, ls="--")  # the move it would make alone
@@ -292,9 +283,9 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
     towards.axvline(0, color="k", lw=0.7)
     towards.set_yticks([])
     deviations = "[standard deviations]"
-    say(means, "mean weight", f"distance $|z|$ {deviations}", r"weight in $\tilde g$ over weight in $g$")
-    say(own, "density of samples", "Prop. 3 with the sample's own shift", "measured weight")
-    say(towards, "moves of the mean towards $a$", rf"$\zeta\cdot z/|z|$ {deviations}", "density")
+    label(means, "mean weight", f"distance $|z|$ {deviations}", r"weight in $\tilde g$ over weight in $g$")
+    label(own, "density of samples", "Prop. 3 with the sample's own shift", "measured weight")
+    label(towards, "moves of the mean towards $a$", rf"$\zeta\cdot z/|z|$ {deviations}", "density")
     return legend(fig)
 
 
@@ -310,5 +301,5 @@ def dilution(table: pd.DataFrame) -> Figure:
     axis.axhline(1, color="k", lw=0.9, ls="--", label="alone (Prop. 3)")
     axis.set(xscale="log", yscale="log", ylim=(0.01, 1.5))
     axis.legend(loc="lower left")
-    say(axis, "", "samples in the batch", "a sample's share of the shift")
+    label(axis, "", "samples in the batch", "a sample's share of the shift")
     return fig

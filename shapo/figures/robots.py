@@ -1,28 +1,29 @@
-"""Notebook 20: the differentiable robots."""
+"""The differentiable robots: notebook 20's gradients, and what 21 and 22 find that sharpness-aware training changes."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib import animation
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
+import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.scale import SymmetricalLogScale
-from numpy.typing import ArrayLike
 
-from shapo.figures.curves import curves
-from shapo.figures.scenes import animated
-from shapo.figures.style import BLUE, ORANGE, PAGE, SKY, canvas, looks, say
+from shapo.figures.curves import curves, grid
+from shapo.figures.style import COLUMN, PAGE, RED, canvas, label, legend, looks
+
+CONDITIONS = {
+    "noise": r"strength of action noise $\lambda$", "friction": r"contact friction $\mu$",
+    "stiffness": "contact stiffness $k_e$ [10$^4$ N/m]", "damping": "contact damping $k_d$ [N·s/m²]",
+}  # fmt: skip
+QUANTITIES = {"return": "return per episode", "fallen": "share of episodes that fall"}
+RISE = r"relative rise $\Delta\mathcal{L}/|\mathcal{L}|$"
 
 
 def gradient_check(checks: pd.DataFrame, errors: pd.DataFrame) -> Figure:
     """Gradients of the simulation over central differences, and how far apart they are by horizon.
 
-    Both axes are linear about 0 and logarithmic beyond, so that the largest does not hide the others.
+    Axes are linear about 0 and logarithmic beyond, so that the largest does not hide the others.
 
     checks: columns task, gradient, difference, converged (else hollow), of one horizon.
     errors: columns task, horizon, error.
@@ -42,85 +43,120 @@ def gradient_check(checks: pd.DataFrame, errors: pd.DataFrame) -> Figure:
         axis.set(xticks=(ticks := [-decade / 10, 0, decade / 10, decade]), yticks=ticks)
         for way in (axis.xaxis, axis.yaxis):
             way.set_major_formatter("{x:g}")
-        say(axis, task, "central difference", "gradient")
+        label(axis, task, "central difference", "gradient")
     by_task = errors.groupby("task", sort=False)
     curves(axes[2], {task: [rows.set_index("horizon").error] for task, rows in by_task}, chosen)
     axes[2].set(xscale="log", yscale="log")
     axes[2].set_xticks(errors.horizon.unique(), [f"{h}" for h in errors.horizon.unique()])
     axes[2].minorticks_off()
     axes[2].legend()
-    say(axes[2], "error", "control steps $h$", "relative error")
+    label(axes[2], "error", "control steps $h$", "relative error")
     return fig
 
 
-def robot_frames(
-    ends: ArrayLike, radii: Sequence[float], times: Sequence[float], title: str = "", span: float = 2.4
-) -> Figure:
-    """Pictures of a robot from the side, one after the other, each where it stands at its time.
+def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> Figure:
+    """Return and falls over a condition: median (of falls: mean) and middle half of policies (Figures 2 to 4).
 
-    Left limbs are blue, right ones orange, those at the back lighter; what is in the middle is grey.
-
-    ends: (T, k, 2, 3) ends of its capsules, metres, the robot facing along +x in the first. radii: (k,).
-    times: (T,) seconds. span: metres shown of each.
+    panels: title -> (`policy_means` by one condition, the condition's column, its value in training).
     """
-    fig, axes = canvas(PAGE, 1.9, len(times))
-    ends = np.asarray(ends, float)
-    for axis, capsules, time in zip(axes, ends, times, strict=True):
-        middle = capsules[..., 0].mean()
-        _stage(axis, middle, span, ends)
-        _robot(axis, radii, ends[0])(capsules)
-        axis.set_title(f"{time:.1f} s, {middle:z.1f} m", loc="left")
-    fig.suptitle(title, fontsize=8.5)
+    drawn = {
+        f"{title}: {words}": _per(table, "policy", column, quantity)
+        for title, (table, column, _) in panels.items()
+        for quantity, words in QUANTITIES.items()
+    }
+    # The median of shares is 0 where two policies in five fall.
+    fig, axes = grid(drawn, size=(PAGE, 0.6 + 2.1 * len(panels)), rows=len(panels), middle=("median", "mean"))
+    for row, (_, column, trained) in zip(axes.reshape(-1, 2), panels.values(), strict=True):
+        for axis in row:
+            axis.set_xlabel(CONDITIONS.get(column, column))
+            if trained is not None:
+                axis.axvline(trained, color="k", lw=0.7, ls=":")
+    return legend(fig)
+
+
+def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
+    """Mean return over contact stiffness × damping, one map per algorithm on one scale (Figure 1).
+
+    table: `policy_means` by stiffness and damping. trained: the pair of training, framed.
+    """
+    means = table.groupby(["algorithm", "damping", "stiffness"])["return"].mean()
+    names = list(dict.fromkeys(table.algorithm))
+    columns = len(names) if len(names) < 4 else 2
+    fig, axes = canvas(PAGE, 2.5 * -(-len(names) // columns), columns, -(-len(names) // columns))
+    for axis in axes[len(names) :]:
+        axis.remove()
+    scale = {"vmin": means.min(), "vmax": means.max(), "cmap": "cividis", "annot": True, "fmt": ".0f"}
+    for axis, name in zip(axes, names, strict=False):
+        grid = means[name].unstack().sort_index(ascending=False)
+        sns.heatmap(grid, ax=axis, cbar=False, annot_kws={"size": 6}, **scale)
+        axis.set_xticklabels([f"{value / 1e4:g}" for value in grid.columns])
+        axis.set_yticklabels([f"{value:g}" for value in grid.index], rotation=0)
+        if trained[0] in grid.columns and trained[1] in grid.index:
+            corner = grid.columns.get_loc(trained[0]), grid.index.get_loc(trained[1])
+            axis.add_patch(Rectangle(corner, 1, 1, fill=False, ec=RED, lw=2, clip_on=False))
+        label(axis, name, CONDITIONS["stiffness"], CONDITIONS["damping"])
+        axis.label_outer(remove_inner_ticks=True)
+    bar = {"label": QUANTITIES["return"], "pad": 0.01, "aspect": 30}
+    fig.colorbar(axes[0].collections[0], ax=axes[: len(names)], **bar)
     return fig
 
 
-def robot_animation(
-    ends: ArrayLike, radii: Sequence[float], dt: float, title: str = "", span: float = 3.5, every: int = 2
-) -> animation.FuncAnimation:
-    """A robot moving, seen from the side by a camera that follows; show it with `HTML(result.to_jshtml())`.
+def sharpness(table: pd.DataFrame) -> Figure:
+    """How the loss rises away from trained policies, along the worst direction and along random ones.
 
-    ends, radii: as for `robot_frames`. dt: seconds between two of them. every: of which one is drawn.
+    table: columns algorithm, seed, direction, radius, rise (of |L|).
     """
-    ends = np.asarray(ends, float)
-    fig, (axis,) = canvas(4.6, 2.6)
-    _stage(axis, 0.0, span, ends)
-    place, caption = _robot(axis, radii, ends[0]), axis.set_title(" ", loc="left")
-    prefix = f"{title}: " if title else ""
-
-    def draw(t: int):
-        middle = ends[t, ..., 0].mean()
-        axis.set_xlim(middle - span / 2, middle + span / 2)
-        caption.set_text(f"{prefix}{t * dt:.1f} s, {middle:z.1f} m")
-        return place(ends[t]), caption
-
-    return animated(fig, draw, range(0, len(ends), every), 1e3 * dt * every, dpi=90)
+    titles = {"worst": "worst direction", "random": "random directions"}
+    away = {way: rows for way, rows in table[table.radius > 0].groupby("direction")}
+    drawn = {title: _per(away[way], "seed", "radius", "rise") for way, title in titles.items()}
+    fig, axes = grid(drawn, r"size $\|T^{-1}\epsilon\|$", [RISE] * 2, size=(PAGE, 2.6))
+    axes[0].set_yscale("log")
+    return legend(fig)
 
 
-def _stage(axis: Axes, middle: float, span: float, ends: np.ndarray) -> None:
-    top = max(0.45 * span, ends[..., 2].max() + 0.2)
-    axis.set(xlim=(middle - span / 2, middle + span / 2), ylim=(-0.15, top), yticks=[], xlabel="x [m]")
-    axis.set_aspect("equal")
-    axis.axhline(0, color="k", lw=1.0)
-    axis.grid(axis="y", visible=False)
+def flat_and_robust(table: pd.DataFrame, noise: float) -> Figure:
+    """What policies keep under action noise, over how sharp they are: a mark per policy, a large one per median.
+
+    table: columns algorithm, rise (of |L|, along the gradient), kept (share of the return without noise), return.
+    noise: λ at which kept and return were found.
+    """
+    fig, axes = canvas(PAGE, 2.7, 2)
+    titles = {"kept": "share of return kept", "return": "return per episode"}
+    for axis, (quantity, title) in zip(axes, titles.items(), strict=True):
+        for name, look in looks(dict.fromkeys(table.algorithm)).items():
+            rows = table[table.algorithm == name]
+            axis.plot(rows.rise, rows[quantity], look.marker, ms=3.5, alpha=0.5, mew=0, color=look.colour)
+            middle = rows[["rise", quantity]].median()
+            style = {"ms": 8, "mec": "white", "mew": 0.8, "color": look.colour, "label": name}
+            axis.plot(*middle, look.marker, **style)
+        axis.set_xscale("log")
+        label(axis, rf"{title}, $\lambda$ = {noise:g}", RISE)
+    return legend(fig)
 
 
-def _robot(axis: Axes, radii: Sequence[float], first: np.ndarray) -> Callable[[np.ndarray], LineCollection]:
-    """Draws capsules (k, 2, 3): lines with round ends, as thick as they are, from far to near. first: at t = 0."""
-    axis.figure.canvas.draw()  # lays out, so that a metre has a length
-    (left, _), (right, _) = axis.transData.transform([(0, 0), (1, 0)])
-    widths = 2 * np.asarray(radii, float) * (right - left) * 72 / axis.figure.dpi
-    robot = axis.add_collection(LineCollection([], capstyle="round"))
-    along, across = (first.mean(1) - first.mean((0, 1)))[:, :2].T
-    near, far = (np.where(along < -0.03, light, full) for full, light in ((ORANGE, "#F6CE79"), (BLUE, SKY)))
-    colours = np.array(
-        [to_rgb(side) for side in np.select([across < -0.03, across > 0.03], [near, far], "#555555")]
-    )
+def ascents(table: pd.DataFrame) -> Figure:
+    """How far the loss rises where a cheaper ascent leads, of the exact ascent's rise, over what it costs.
 
-    def place(capsules: np.ndarray) -> LineCollection:
-        order = np.argsort(-capsules[..., 1].mean(1))  # the camera looks along +y
-        segments = capsules[order][..., [0, 2]]
-        segments[:, 1, 0] += 0.02  # metres: of a sphere, whose ends are one pixel, nothing would be drawn
-        robot.set(segments=list(segments), linewidths=widths[order], colors=colours[order])
-        return robot
+    table: `landscape.of_exact`. Points: medians over policies; bars: the middle half of them.
+    """
+    fig, (axis,) = canvas(COLUMN, 2.7)
+    names = list(dict.fromkeys(table.index.unique("ascent")))
+    for k, (name, look) in enumerate(looks(names, {"all": "vanilla"}).items()):
+        found = table.of_exact.loc[name].unstack("run")
+        low, middle, high = (found.quantile(q, axis=1) for q in (0.25, 0.5, 0.75))
+        style = {"marker": look.marker, "ms": 5, "elinewidth": 1, "label": name} | look.line
+        axis.errorbar(found.index + 0.008 * (k - 1), middle, [middle - low, high - middle], **style)
+    axis.axhline(1, color="k", lw=0.7, ls=":")
+    axis.set_xlim(-0.05, 1.05)
+    axis.set_ylim(bottom=0)
+    axis.legend()
+    label(axis, "", "share of the ascent's simulation", "rise of the loss, of the exact ascent's")
+    return fig
 
-    return place
+
+def _per(table: pd.DataFrame, unit: str, x: str, y: str) -> dict[str, list[pd.Series]]:
+    """algorithm -> y over x of each of its units."""
+    return {
+        name: [rows.set_index(x)[y] for _, rows in part.groupby(unit)]
+        for name, part in table.groupby("algorithm", sort=False)
+    }

@@ -1,19 +1,27 @@
-"""An episode seen from above, still and moving."""
+"""What a policy does: an episode seen from above, a robot from the side; still and moving."""
 
-from __future__ import annotations
+from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import animation
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import ArrayLike
 
-from shapo.figures.style import BLUE, COLUMN, GREEN, ORANGE, RED, canvas, say
+from shapo.figures.style import BLUE, COLUMN, GREEN, ORANGE, PAGE, RED, SKY, canvas, label
 
 HAZARD, GOAL, AGENT = 0.2, 0.3, 0.1  # radii, metres
+BELOW = {
+    "loc": "outside lower center",
+    "ncols": 4,
+    "columnspacing": 1,
+    "handletextpad": 0.3,
+    "handlelength": 1.2,
+}
 PAID = {"marker": "x", "ls": "", "ms": 5, "mew": 1.4, "color": RED, "zorder": 4}
 
 
@@ -36,7 +44,7 @@ def trajectory(
     axis.plot(*positions[cost > 0].T, label=f"cost paid ({cost.sum():.0f})", **PAID)
     axis.plot(*positions[0], "o", ms=6, mfc="white", mec="k", label="start", zorder=5)
     fig.colorbar(path, cax=axis.inset_axes([1.03, 0, 0.03, 1]), label="step")
-    fig.legend(loc="outside lower center", ncols=4, columnspacing=1, handletextpad=0.3, handlelength=1.2)
+    fig.legend(**BELOW)
     return fig
 
 
@@ -59,7 +67,7 @@ def trajectory_animation(
     goal = axis.add_patch(Circle(goals[0], GOAL, color=GREEN, alpha=0.5, lw=0))
     agent = axis.add_patch(Circle(positions[0], AGENT, color=BLUE, zorder=5, lw=0))
     caption = axis.set_title(" ", loc="left")
-    fig.legend(loc="outside lower center", ncols=4, columnspacing=1, handletextpad=0.3, handlelength=1.2)
+    fig.legend(**BELOW)
     prefix = f"{title}: " if title else ""
 
     def draw(t: int):
@@ -75,6 +83,78 @@ def trajectory_animation(
     return animated(fig, draw, times.tolist(), interval=50)
 
 
+def robot_frames(
+    ends: ArrayLike, radii: Sequence[float], times: Sequence[float], title: str = "", span: float = 2.4
+) -> Figure:
+    """Pictures of a robot from the side, one after the other, each where it stands at its time.
+
+    Left limbs are blue, right ones orange, those at the back lighter; what is in the middle is grey.
+
+    ends: (T, k, 2, 3) ends of its capsules, metres, the robot facing along +x in the first. radii: (k,).
+    times: (T,) seconds. span: metres shown of each.
+    """
+    fig, axes = canvas(PAGE, 1.9, len(times))
+    ends = np.asarray(ends, float)
+    for axis, capsules, time in zip(axes, ends, times, strict=True):
+        middle = capsules[..., 0].mean()
+        _stage(axis, middle, span, ends)
+        _robot(axis, radii, ends[0])(capsules)
+        axis.set_title(f"{time:.1f} s, {middle:z.1f} m", loc="left")
+    fig.suptitle(title, fontsize=8.5)
+    return fig
+
+
+def robot_animation(
+    ends: ArrayLike, radii: Sequence[float], dt: float, title: str = "", span: float = 3.5, every: int = 2
+) -> animation.FuncAnimation:
+    """A robot moving, seen from the side by a camera that follows; show it with `HTML(result.to_jshtml())`.
+
+    ends, radii: as for `robot_frames`. dt: seconds between two of them. every: of which one is drawn.
+    """
+    ends = np.asarray(ends, float)
+    fig, (axis,) = canvas(4.6, 2.6)
+    _stage(axis, 0.0, span, ends)
+    posed, caption = _robot(axis, radii, ends[0]), axis.set_title(" ", loc="left")
+    prefix = f"{title}: " if title else ""
+
+    def draw(t: int):
+        middle = ends[t, ..., 0].mean()
+        axis.set_xlim(middle - span / 2, middle + span / 2)
+        caption.set_text(f"{prefix}{t * dt:.1f} s, {middle:z.1f} m")
+        return posed(ends[t]), caption
+
+    return animated(fig, draw, range(0, len(ends), every), 1e3 * dt * every, dpi=90)
+
+
+def _stage(axis: Axes, middle: float, span: float, ends: np.ndarray) -> None:
+    top = max(0.45 * span, ends[..., 2].max() + 0.2)
+    axis.set(xlim=(middle - span / 2, middle + span / 2), ylim=(-0.15, top), yticks=[], xlabel="x [m]")
+    axis.set_aspect("equal")
+    axis.axhline(0, color="k", lw=1.0)
+    axis.grid(axis="y", visible=False)
+
+
+def _robot(axis: Axes, radii: Sequence[float], first: np.ndarray) -> Callable[[np.ndarray], LineCollection]:
+    """Draws capsules (k, 2, 3): lines with round ends, as thick as they are, from far to near. first: at t = 0."""
+    axis.figure.canvas.draw()  # lays out, so that a metre has a length
+    (left, _), (right, _) = axis.transData.transform([(0, 0), (1, 0)])
+    widths = 2 * np.asarray(radii, float) * (right - left) * 72 / axis.figure.dpi
+    robot = axis.add_collection(LineCollection([], capstyle="round"))
+    along, across = (first.mean(1) - first.mean((0, 1)))[:, :2].T
+    near, far = (np.where(along < -0.03, light, full) for full, light in ((ORANGE, "#F6CE79"), (BLUE, SKY)))
+    sides = np.select([across < -0.03, across > 0.03], [near, far], "#555555")
+    colours = np.array([to_rgb(side) for side in sides])
+
+    def posed(capsules: np.ndarray) -> LineCollection:
+        order = np.argsort(-capsules[..., 1].mean(1))  # the camera looks along +y
+        segments = capsules[order][..., [0, 2]]
+        segments[:, 1, 0] += 0.02  # metres: of a sphere, whose ends are one pixel, nothing would be drawn
+        robot.set(segments=list(segments), linewidths=widths[order], colors=colours[order])
+        return robot
+
+    return posed
+
+
 def animated(fig: Figure, draw, frames, interval: float, dpi: float = 100) -> animation.FuncAnimation:
     """`draw(t)` for t in frames, `interval` milliseconds apart. The figure's layout is found once, for all of them."""
     fig.set_dpi(dpi)
@@ -87,9 +167,8 @@ def animated(fig: Figure, draw, frames, interval: float, dpi: float = 100) -> an
 
 def _arena(positions, goals, hazards, title) -> tuple[Figure, Axes]:
     if not (positions.shape == goals.shape and positions.ndim == 2 and positions.shape[1] == 2):
-        raise ValueError(
-            f"positions and goals must both be (T, 2); they are {positions.shape} and {goals.shape}"
-        )
+        shapes = f"{positions.shape} and {goals.shape}"
+        raise ValueError(f"positions and goals must both be (T, 2); they are {shapes}")
     fig, (axis,) = canvas(COLUMN, 3.5)
     hazards = np.asarray(hazards, dtype=float).reshape(-1, 2)
     circles = [Circle(hazard, HAZARD) for hazard in hazards]
@@ -100,5 +179,5 @@ def _arena(positions, goals, hazards, title) -> tuple[Figure, Axes]:
     centre, half = (everything.max(0) + everything.min(0)) / 2, np.ptp(everything, axis=0).max() / 2 + 0.4
     axis.set(xlim=centre[0] + half * np.array([-1, 1]), ylim=centre[1] + half * np.array([-1, 1]))
     axis.set_aspect("equal")
-    say(axis, title, "x [m]", "y [m]")
+    label(axis, title, "x [m]", "y [m]")
     return fig, axis

@@ -1,7 +1,5 @@
 """Notebooks 23 and 90: how fast, compared with what."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shapo.figures.style import BLUE, COLUMN, ORANGE, PAGE, SKY, canvas, say
+from shapo.figures.style import BLUE, COLUMN, ORANGE, PAGE, SKY, canvas, label
 
 
 def benchmarks(table: pd.DataFrame, parts: pd.DataFrame) -> Figure:
@@ -26,7 +24,7 @@ def benchmarks(table: pd.DataFrame, parts: pd.DataFrame) -> Figure:
     ratios.xaxis.set_major_formatter("{x:g}")
     ratios.set_xlim(0.7, 6 * np.nanmax([*rows.high, 1]))
     ratios.axvline(1, color="k", lw=0.7)
-    say(ratios, "against the peers", "times better")
+    label(ratios, "against the peers", "times better")
     relative = parts / parts.iloc[0].sum()
     relative.plot.barh(ax=shares, stacked=True, color=[SKY, BLUE, ORANGE], width=0.5, legend=False)
     for row, total in enumerate(relative.sum(axis=1)):
@@ -37,7 +35,7 @@ def benchmarks(table: pd.DataFrame, parts: pd.DataFrame) -> Figure:
     shares.set_xlim(0, 1.25 * relative.sum(axis=1).max())
     shares.grid(axis="y", visible=False)
     shares.legend(loc="upper center", bbox_to_anchor=(0.4, -0.8), ncols=3, columnspacing=1, handlelength=1)
-    say(shares, "an epoch of training", "time, in epochs of vanilla")
+    label(shares, "an epoch of training", "time, in epochs of vanilla")
     return fig
 
 
@@ -55,7 +53,7 @@ def training_time(table: pd.DataFrame, paper: Mapping[str, float], words: Mappin
         axis.axvline(1, color="k", lw=0.7)
         _bars(axis, rows.ratio, rows, [words.get(side, side) for side in rows.side])
         axis.set_xlim(0, 1.25 * max(paper.get(task, 1), *rows.high))
-        say(axis, task, "times an iteration of SHAC")
+        label(axis, task, "times an iteration of SHAC")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center")
     return fig
 

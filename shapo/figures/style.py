@@ -5,21 +5,17 @@ compared with is black and dashed, and no two looks of one figure share a marker
 one hue where a radius grows. Widths are those of a two-column paper: `COLUMN` for one column, `PAGE` for both.
 """
 
-from __future__ import annotations
-
-import io
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain, cycle
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -90,22 +86,19 @@ def use_style() -> None:
 
 def looks(names: Iterable[str], like: Mapping[str, str] | None = None) -> dict[str, Look]:
     """A look for each name: that of `LOOKS`, or of the name that it is to look like; spare ones for all others."""
-    names, like = list(names), like or {}
-    known = {name: LOOKS.get(like.get(name, name)) for name in names}
+    known = {name: LOOKS.get((like or {}).get(name, name)) for name in names}
     taken = {look.colour for look in known.values() if look}
-    free = [look for look in SPARE if look.colour not in taken]
-    free = iter(free + [Look(GREY, look.dashes, look.marker) for look in SPARE] * len(names))
-    return {name: known[name] or next(free) for name in names}
+    grey = [Look(GREY, look.dashes, look.marker) for look in SPARE]
+    free = chain([look for look in SPARE if look.colour not in taken], cycle(grey))
+    return {name: look or next(free) for name, look in known.items()}
 
 
 def ordered(names: Iterable[str]) -> dict[str, Look]:
     """Looks for the settings of one dial, in order: from light to dark, each with its marker."""
     names = list(names)
     shades = sns.color_palette("blend:#7DBCEB,#0072B2,#00264A", max(2, len(names)))
-    return {
-        name: Look(to_hex(shade), SPARE[k % len(SPARE)].dashes, SPARE[k % len(SPARE)].marker)
-        for k, (name, shade) in enumerate(zip(names, shades, strict=False))
-    }
+    rows = zip(names, shades, cycle(SPARE), strict=False)
+    return {name: Look(to_hex(shade), look.dashes, look.marker) for name, shade, look in rows}
 
 
 def home(profile: str) -> Path:
@@ -126,38 +119,14 @@ def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = N
     folder = folder or home(profile)
     folder.mkdir(parents=True, exist_ok=True)
     if profile == "smoke" and SMOKE not in [text.get_text() for text in fig.texts]:
-        size = 2.4 * fig.get_figwidth()
-        fig.text(
-            0.5, 0.5, SMOKE, ha="center", va="center", rotation=12, size=size, color=RED, alpha=0.35, zorder=9
-        )
+        across = {"ha": "center", "va": "center", "rotation": 12, "alpha": 0.35, "zorder": 9}
+        fig.text(0.5, 0.5, SMOKE, size=2.4 * fig.get_figwidth(), color=RED, **across)
     anonymous = {"png": {"Software": None}, "pdf": dict.fromkeys(("Creator", "Producer", "CreationDate"))}
-    paths = [folder / f"{name}.{kind}" for kind in anonymous]
+    paths = {folder / f"{name}.{kind}": metadata for kind, metadata in anonymous.items()}
     with plt.rc_context(STYLE):
-        for path, metadata in zip(paths, anonymous.values(), strict=True):
+        for path, metadata in paths.items():
             fig.savefig(path, metadata=metadata, dpi=220, bbox_inches="tight")
-    return paths
-
-
-def movable(fig: Figure, moving: Iterable[Artist]) -> Callable[[], bytes]:
-    """Closes the figure; each call gives it as PNG, with `moving` drawn anew over the rest, which is drawn once."""
-    moving = list(moving)
-    for artist in moving:
-        artist.set_animated(True)
-    plt.close(fig)
-    canvas = FigureCanvasAgg(fig)
-    fig.set_dpi(200)
-    canvas.draw()
-    rest = canvas.copy_from_bbox(fig.bbox)
-
-    def picture() -> bytes:
-        canvas.restore_region(rest)
-        for artist in moving:
-            fig.draw_artist(artist)
-        png = io.BytesIO()
-        plt.imsave(png, np.asarray(canvas.buffer_rgba()), format="png", pil_kwargs={"compress_level": 1})
-        return png.getvalue()
-
-    return picture
+    return list(paths)
 
 
 def canvas(
@@ -169,7 +138,7 @@ def canvas(
     return fig, axes.ravel()
 
 
-def say(axis: Axes, title: str, x: str = "", y: str = "") -> None:
+def label(axis: Axes, title: str, x: str = "", y: str = "") -> None:
     """Title and labels; where a figure has several panels, titles have letters."""
     panels = axis.figure.axes
     letter = f"({'abcdefghijkl'[panels.index(axis)]})  " if title and 1 < len(panels) < 13 else ""

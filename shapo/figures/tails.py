@@ -1,7 +1,5 @@
 """The tail of the episodic cost: its quantile through training, and how many episodes cost more than c (Figure 5)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
@@ -33,14 +31,14 @@ def tails(
 ) -> Figure:
     """Figure 5. A quantile of the episodic cost over a window that moves through training, as in `curves`.
 
-    costs: a table per seed, with columns steps and cost; none for what is not there. Tasks are rows, baselines
-        columns. levels: task -> q. limits: task -> β. windows: how many windows side by side make up training.
+    costs: a table per seed, with columns steps and cost; none for what is not there. Tasks are rows, baselines columns.
+    levels: task -> q. limits: task -> β. windows: how many windows side by side make up training.
     """
     total = _largest(costs, "steps")
 
     def curve(task: str, table: pd.DataFrame) -> pd.Series:
-        ends = np.linspace(total[task] / windows, total[task], 4 * windows)
         width = total[task] / windows
+        ends = np.linspace(width, total[task], 4 * windows)
         return pd.Series(moving_quantile(table.steps, table.cost, levels[task], ends, width), ends)
 
     fig, drawn = _small_multiples(costs, curve, {task: f"{task}\nq = {levels[task]:.2f}" for task in total})
@@ -79,17 +77,17 @@ def _largest(costs: Costs, column: str) -> dict[str, float]:
     found: dict[str, list] = {}
     for (task, *_), tables in costs.items():
         found.setdefault(task, []).extend(table for table in tables if len(table))
-    constant = {task for task, tables in found.items() if tables and pd.concat(tables).cost.nunique() == 1}
-    return {
-        task: max((table[column].max() for table in tables), default=0.0) or 1.0
+    whole = {
+        task: pd.concat(tables) if tables else pd.DataFrame(columns=["steps", "cost"])
         for task, tables in found.items()
-        if task not in constant or len(constant) == len(found)
+    }
+    varied = {task: table for task, table in whole.items() if table.cost.nunique() != 1}
+    return {
+        task: (table[column].max() if len(table) else 0.0) or 1.0 for task, table in (varied or whole).items()
     }
 
 
-def _small_multiples(
-    costs: Costs, curve: Curve, rows: Mapping[str, str]
-) -> tuple[Figure, dict[tuple[str, str], Axes]]:
+def _small_multiples(costs: Costs, curve: Curve, rows: Mapping[str, str]) -> tuple[Figure, dict[tuple, Axes]]:
     """Tasks × baselines, every variant's curves in each. Gives the panels in which something is drawn."""
     baselines = list(dict.fromkeys(baseline for task, baseline, _ in costs if task in rows))
     size = (PAGE, 1.3 * len(rows) + 0.7)

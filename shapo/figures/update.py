@@ -1,6 +1,4 @@
-"""Notebooks 03, 08 and 20: one update, taken apart; along a direction."""
-
-from __future__ import annotations
+"""One update, taken apart, and what is noise in it: notebooks 03, 08, 14 and 20."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from shapo.figures.curves import grid
-from shapo.figures.style import COLUMN, LIMIT, legend, looks
+from shapo.figures.style import COLUMN, LIMIT, PAGE, legend, looks, short_count
 
 UPHILL = r"distance along $\nabla\ell/\|\nabla\ell\|$"
 
@@ -57,9 +55,7 @@ def line_search(paths: Mapping[str, pd.DataFrame], accepted: Mapping[str, float]
     target_kl: δ_Up, nats.
     """
     titles = {"surrogate": "surrogate along the step", "kl": "distance along the step"}
-    drawn = {
-        title: {name: [path[column]] for name, path in paths.items()} for column, title in titles.items()
-    }
+    drawn = {title: {name: [path[of]] for name, path in paths.items()} for of, title in titles.items()}
     labels = [r"$L(\theta_0+t\,\varepsilon_{\rm Up})$", "KL to $\\pi_0$ [nats]"]
     fig, axes = grid(drawn, "fraction of the step", labels)
     for axis, column in zip(axes, titles, strict=True):
@@ -92,9 +88,7 @@ def critic_symmetry(curves: Mapping[str, pd.DataFrame], rho: float) -> Figure:
     curves: critic -> columns rise and change over the distance in parameters (index). rho: SAM's radius, to mark.
     """
     titles = {"rise": "loss", "change": "estimates"}
-    drawn = {
-        title: {name: [rows[column]] for name, rows in curves.items()} for column, title in titles.items()
-    }
+    drawn = {title: {name: [rows[of]] for name, rows in curves.items()} for of, title in titles.items()}
     fig, axes = grid(drawn, UPHILL, [r"rise of $\ell$ [cost$^2$]", "mean change of $V_c$ [cost]"], at=rho)
     axes[1].axhline(0, color="k", lw=0.7)
     return legend(fig)
@@ -108,9 +102,48 @@ def tangent(steps: ArrayLike, losses: ArrayLike, slope: float) -> Figure:
     loss, steps = pd.Series(np.asarray(losses, float), steps), np.asarray(steps, float)
     line = pd.Series(loss.iloc[np.abs(steps).argmin()] + slope * steps, steps)
     series = {"the loss": [loss], "its tangent": [line]}
-    fig, (axis,) = grid(
-        {"": series}, "step along the gradient", [r"$\mathcal{L}$"], {"its tangent": "vanilla"}, (COLUMN, 2.4)
-    )
+    like, along = {"its tangent": "vanilla"}, "step along the gradient"
+    fig, (axis,) = grid({"": series}, along, [r"$\mathcal{L}$"], like, (COLUMN, 2.4))
     axis.locator_params(axis="x", nbins=5)
     axis.legend()
     return fig
+
+
+def moved_where_rare(tables: Mapping[str, pd.DataFrame], bins: int = 10) -> Figure:
+    """A panel per policy: the KL of each perturbation, as a share of its mean, over how rare a state is.
+
+    tables: policy -> `uncertainty.moved_where_rare`. A point is the mean over a tenth of the states, by rarity.
+    """
+    drawn = {}
+    for policy, table in tables.items():
+        means = table.groupby(pd.qcut(table.rarity, bins, duplicates="drop"), observed=True).mean()
+        drawn[policy] = {name: [means.set_index("rarity")[name]] for name in table.columns[1:]}
+    like, share = {"ε_Down": "SHAPO", "Euclidean": "E-SAM"}, ["KL, of its mean"] + [""] * (len(drawn) - 1)
+    fig, axes = grid(drawn, "distance to the 10th neighbour", share, like, (PAGE, 2.3), sharey=True)
+    for axis in axes:
+        axis.axhline(1, color="k", lw=0.6)
+    return legend(fig)
+
+
+def gradient_noise(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """A panel per policy: sharpness and the gradient's variance between batches over n; along F⁻¹g, what is predicted.
+
+    tables: policy -> `uncertainty.noise`.
+    """
+    names = {
+        "sharpness": r"sharpness $g^\top F^{-1}g$", "variance": "variance between batches, in $F^{-1}$",
+        "along": r"variance of $g^\top x$, over $\bar g^\top F^{-1}\bar g$", "predicted": "Proposition 2: $1/n$",
+    }  # fmt: skip
+    drawn = {}
+    for policy, table in tables.items():
+        scale = (table.predicted * table.n).iloc[0]  # ḡᵀF⁻¹ḡ
+        table = table.set_index("n").assign(
+            along=table.set_index("n").along / scale, predicted=1 / table.n.to_numpy()
+        )
+        drawn[policy] = {name: [table[column]] for column, name in names.items()}
+    like = dict(zip(names.values(), ("SHAPO", "E-SAM", "random direction", "vanilla"), strict=True))
+    fig, axes = grid(drawn, "steps in a batch $n$", [""], like, (PAGE, 2.3), sharey=True)
+    for axis in axes:
+        axis.set(xscale="log", yscale="log")
+        axis.xaxis.set_major_formatter(short_count)
+    return legend(fig)

@@ -1,7 +1,5 @@
 """An episode of a trained policy on film: MuJoCo's pictures where it can draw without a screen, drawings elsewhere."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -18,8 +16,7 @@ from matplotlib import animation
 
 from shapo.checks import whole
 from shapo.envs.episode import record_episode
-from shapo.figures.robots import robot_animation
-from shapo.figures.scenes import trajectory_animation
+from shapo.figures.scenes import animated, robot_animation, trajectory_animation
 from shapo.figures.style import canvas
 from shapo.runs.run import Run
 
@@ -50,9 +47,8 @@ class Film:
         path = Path(path)
         writer = {".gif": "pillow", ".mp4": "ffmpeg"}.get(path.suffix.lower())
         if writer is None or not animation.writers.is_available(writer):
-            raise ValueError(
-                f"path must end in .gif, or where ffmpeg is installed in .mp4; got {str(path)!r}"
-            )
+            kinds = ".gif, or where ffmpeg is installed in .mp4"
+            raise ValueError(f"path must end in {kinds}; got {str(path)!r}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.animation.save(path, writer=writer)
         return path
@@ -112,13 +108,9 @@ def _told(episode: dict, shown: np.ndarray) -> dict[str, np.ndarray]:
     """What render.py reads: geoms of the world, shapes beside them, and where the camera looks."""
     count = len(shown)
     told = {
-        "ends": np.empty((count, 0, 2, 3)),
-        "radii": [],
-        "colours": np.empty((0, 4)),
-        "kinds": [],
-        "size": SIZE,
-    }
-    told |= {"geom_xpos": np.zeros((count, 1, 3)), "geom_xmat": np.tile(np.eye(3).ravel(), (count, 1, 1))}
+        "ends": np.empty((count, 0, 2, 3)), "radii": [], "colours": np.empty((0, 4)), "kinds": [], "size": SIZE,
+        "geom_xpos": np.zeros((count, 1, 3)), "geom_xmat": np.tile(np.eye(3).ravel(), (count, 1, 1)),
+    }  # fmt: skip
     if "world" in episode:
         told |= {name: episode[name][shown] for name in ("geom_xpos", "geom_xmat")}
     if "positions" in episode:  # discs on the ground: in our worlds, what nothing can hit is not there
@@ -143,9 +135,8 @@ def _told(episode: dict, shown: np.ndarray) -> dict[str, np.ndarray]:
 def _limbs(episode: dict) -> tuple[np.ndarray, np.ndarray]:
     """The robot's geoms as capsules: ends (T, k, 2, 3) and radii (k,)."""
     world, geoms = episode["world"], _moving(episode["world"])
-    axes = (
-        episode["geom_xmat"][:, geoms].reshape(-1, len(geoms), 3, 3)[..., 2] * world.geom_size[geoms, 1, None]
-    )
+    upright = episode["geom_xmat"][:, geoms].reshape(-1, len(geoms), 3, 3)[..., 2]
+    axes = upright * world.geom_size[geoms, 1, None]
     centres = episode["geom_xpos"][:, geoms]
     return np.stack([centres - axes, centres + axes], 2), world.geom_size[geoms, 0]
 
@@ -156,45 +147,39 @@ def _moving(world: mujoco.MjModel) -> np.ndarray:
     return np.flatnonzero(world.body_rootid[world.geom_bodyid] == root)
 
 
-def _flipped_through(
-    pictures: np.ndarray, shown: np.ndarray, episode: dict, title: str
-) -> animation.FuncAnimation:
+def _flipped_through(pictures: np.ndarray, shown, episode: dict, title: str) -> animation.FuncAnimation:
     """Pictures one after the other, with what they are worth so far above them."""
     height, width = pictures.shape[1:3]
     fig = plt.figure(figsize=(width / 100, height / 100 + 0.25), dpi=100)
-    fig.set_layout_engine("none")
     axis = fig.add_axes((0, 0, 1, height / (height + 25)))
     axis.set_axis_off()
     picture = axis.imshow(pictures[0])
-    return _moved(fig, lambda k: picture.set_data(pictures[k]), axis, shown, episode, title)
+    return _moved(axis, lambda k: picture.set_data(pictures[k]), shown, episode, title)
 
 
 def _counted(episode: dict, shown: np.ndarray, title: str) -> animation.FuncAnimation:
     """Of an environment that cannot be seen: its return and cost so far."""
-    fig, (axis,) = canvas(4.6, 2.6)
-    lines = {}
-    for name in ("reward", "cost"):
-        (lines[name],) = axis.plot(np.cumsum(episode[name]), label="return" if name == "reward" else name)
+    _, (axis,) = canvas(4.6, 2.6)
+    sums = {"return": np.cumsum(episode["reward"]), "cost": np.cumsum(episode["cost"])}
+    lines = {name: axis.plot(so_far, label=name)[0] for name, so_far in sums.items()}
     axis.legend()
     axis.set_xlabel("step")
 
     def draw(k: int) -> None:
         for name, line in lines.items():
-            line.set_data(np.arange(shown[k] + 1), np.cumsum(episode[name])[: shown[k] + 1])
+            line.set_data(np.arange(shown[k] + 1), sums[name][: shown[k] + 1])
 
-    return _moved(fig, draw, axis, shown, episode, title)
+    return _moved(axis, draw, shown, episode, title)
 
 
-def _moved(fig, draw, axis, shown: np.ndarray, episode: dict, title: str) -> animation.FuncAnimation:
+def _moved(axis, draw, shown: np.ndarray, episode: dict, title: str) -> animation.FuncAnimation:
     caption = axis.set_title(" ", loc="left", fontsize=8)
     reward, cost = np.cumsum(episode["reward"]), np.cumsum(episode["cost"])
 
     def update(k: int):
         draw(k)
-        t = shown[k]
-        caption.set_text(f"{title}: step {t + 1}, return {reward[t]:.1f}, cost {cost[t]:.0f}")
+        so_far = f"step {shown[k] + 1}, return {reward[shown[k]]:.1f}, cost {cost[shown[k]]:.0f}"
+        caption.set_text(f"{title}: {so_far}")
         return ()
 
-    result = animation.FuncAnimation(fig, update, frames=len(shown), interval=60, blit=False)
-    plt.close(fig)  # a notebook would show the bare first picture beside the animation
-    return result
+    return animated(axis.figure, update, len(shown), interval=60)

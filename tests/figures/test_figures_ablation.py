@@ -15,7 +15,6 @@ from shapo.experiments.safety import comparison
 from shapo.figures.style import LOOKS, looks
 
 VARIANTS = ("vanilla", "SHAPO Actor", "SHAPO", "E-SAM", "E-SAM ρ = 0.1", "E-SAM ρ = 0.3")
-RHO = {"E-SAM ρ = 0.1": 0.1, "E-SAM ρ = 0.3": 0.3}
 
 
 @pytest.fixture(autouse=True)
@@ -112,30 +111,10 @@ def test_one_seed_has_no_interval():
     np.testing.assert_allclose(points, sorted(table["return"]))
 
 
-def test_the_sweep_puts_each_radius_where_it_belongs():
-    table = runs(variants=VARIANTS[:5])  # ρ = 0.3 has not been run
-    numbers = compared(table)
-    axis = panels(figures.sweep(table, numbers, RHO))[0, 1]
-    rows = numbers[numbers.metric == "cost_rate"].set_index("variant")
-    assert axis.get_xscale() == "log"
-    (bars,) = axis.containers
-    curve = bars.lines[0]
-    np.testing.assert_allclose(curve.get_xydata(), [[0.1, rows.iqm["E-SAM ρ = 0.1"]]])
-    (interval,) = axis.collections[0].get_segments()
-    np.testing.assert_allclose(interval[:, 1], rows.loc["E-SAM ρ = 0.1", ["low", "high"]].astype(float))
-    (seeds,) = lines(axis, 5)  # of the swept variant alone
-    np.testing.assert_array_equal(seeds[:, 1], table.loc[table.variant == "E-SAM ρ = 0.1", "cost_rate"])
-    for variant in ("vanilla", "SHAPO Actor"):
-        (reference,) = [line for line in axis.lines if line.get_label() == variant]
-        assert set(reference.get_ydata()) == {rows.iqm[variant]}
-    assert len(axis.patches) == 2
-
-
-@pytest.mark.parametrize("draw", [figures.ablation, lambda *tables: figures.sweep(*tables, RHO)])
-def test_no_run_no_picture(draw):
+def test_no_run_no_picture():
     none = experiments.results({})
     with pytest.raises(ValueError, match="at least one run"):
-        draw(none, compared(none))
+        figures.ablation(none, compared(none))
 
 
 def perturbed(kl: float, loss: float) -> pd.DataFrame:
