@@ -151,6 +151,7 @@ def _flipped_through(pictures: np.ndarray, shown, episode: dict, title: str) -> 
     """Pictures one after the other, with what they are worth so far above them."""
     height, width = pictures.shape[1:3]
     fig = plt.figure(figsize=(width / 100, height / 100 + 0.25), dpi=100)
+    fig.set_layout_engine("none")
     axis = fig.add_axes((0, 0, 1, height / (height + 25)))
     axis.set_axis_off()
     picture = axis.imshow(pictures[0])
