@@ -1,7 +1,7 @@
 """Speed and memory beside the peers: safety_gymnasium, EnvPool, OmniSafe, bare MuJoCo, and plain autograd.
 
-A *probe* measures one thing once, in a process of its own, so that memory, threads and cores are what they
-say. A *benchmark* measures its sides in turn, repeat by repeat, and returns a tidy table:
+A *probe* measures one thing once, in a process of its own, so that memory, threads and cores are what they say. A
+*benchmark* measures its sides in turn, repeat by repeat, and returns a tidy table:
 
 | column    | description                                                            |
 |-----------|------------------------------------------------------------------------|

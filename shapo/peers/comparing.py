@@ -11,9 +11,8 @@ import pandas as pd
 
 from shapo.peers.differentiating import BOTH, FEW, FORWARD, NEWTON
 from shapo.peers.learning import VARIANTS
-from shapo.peers.measuring import TASK
+from shapo.peers.measuring import TASK, here
 from shapo.peers.stepping import ASYNC, SINGLE, THREADS
-from shapo.runs.run import provenance
 from shapo.runs.store import write_atomically
 
 
@@ -33,162 +32,34 @@ class Comparison:
     limit: float | None = None  # of our own value, in its unit: at most this; where more is better, at least
 
 
-_ENVS, _TWO, _BUTTON = "environments", "shapo, two cores", "PointButton1-v0"
-_ANT, _WALKS, _BARE = "DiffAnt", "locomotion", "bare MuJoCo"
-_BESIDE_ENVPOOL = [
-    (
-        f"stepping {name} on {n}, vs EnvPool",
-        "locomotion",
-        f"{name}-v4",
-        "steps",
-        f"shapo, {n}",
-        f"EnvPool, {n}",
-        "more",
-        1,
-    )
-    for name in ("Ant", "Walker2d")
-    for n in THREADS
-]
-COMPARISONS = tuple(
-    Comparison(*row)
-    for row in (
-        (
-            "stepping PointGoal1 on two cores, vs 10 async processes",
-            _ENVS,
-            TASK,
-            "steps",
-            _TWO,
-            ASYNC,
-            "more",
-            10,
-        ),
-        (
-            "stepping PointGoal1 on one core, vs 10 async processes",
-            _ENVS,
-            TASK,
-            "steps",
-            "shapo",
-            ASYNC,
-            "more",
-        ),
-        (
-            "stepping PointGoal1 on one core, vs one environment",
-            _ENVS,
-            TASK,
-            "steps",
-            "shapo",
-            SINGLE,
-            "more",
-        ),
-        (
-            "stepping PointGoal1 on one core, vs bare MuJoCo",
-            "physics",
-            TASK,
-            "steps",
-            "shapo",
-            "bare MuJoCo",
-            "more",
-            0.7,
-        ),
-        (
-            "a reset of PointGoal1, vs safety_gymnasium",
-            _ENVS,
-            TASK,
-            "reset",
-            "shapo",
-            SINGLE,
-            "less",
-            None,
-            2,
-        ),
-        (
-            "memory of 20 PointGoal1, vs safety_gymnasium",
-            "memory",
-            TASK,
-            "memory",
-            "shapo",
-            SINGLE,
-            "less",
-            None,
-            100,
-        ),
-        (
-            "stepping PointButton1 on two cores, vs 10 async processes",
-            _ENVS,
-            _BUTTON,
-            "steps",
-            _TWO,
-            ASYNC,
-            "more",
-            10,
-        ),
-        (
-            "stepping PointButton1 on one core, vs 10 async processes",
-            _ENVS,
-            _BUTTON,
-            "steps",
-            "shapo",
-            ASYNC,
-            "more",
-        ),
-        *_BESIDE_ENVPOOL,
-        ("training on two cores, vs OmniSafe", "training", TASK, "steps", "shapo", "OmniSafe", "more", 8),
-        ("a study on two cores, vs on one", "study", TASK, "study", "two cores", "one core", "more", 1.9),
-        (
-            "a Fisher solve, vs double backward",
-            "pieces",
-            TASK,
-            "Fisher solve",
-            "shapo",
-            "double backward",
-            "less",
-        ),
-        ("a critic pass, vs plain autograd", "pieces", TASK, "critic pass", "shapo", "autograd", "less"),
-        (
-            "a pass of SAM critics, vs plain ones",
-            "pieces",
-            TASK,
-            "critic pass",
-            "shapo, SAM",
-            "shapo",
-            "cost",
-        ),
-        ("DiffAnt with gradients, vs without", "gradients", _ANT, "steps", BOTH, FORWARD, "own", None, 1400),
-        ("DiffAnt with gradients, vs Newton's", "gradients", _ANT, "steps", BOTH, NEWTON[BOTH], "more", 20),
-        ("DiffAnt forward, vs Newton's", "gradients", _ANT, "steps", FORWARD, NEWTON[FORWARD], "more", 10),
-        (
-            "an iteration of SHAC-ASAM, vs SHAC",
-            "robots",
-            _ANT,
-            "iteration",
-            "SHAC-ASAM",
-            "SHAC",
-            "cost",
-            1.85,
-        ),
-        (
-            "an iteration with few robots ascending, vs SHAC",
-            "robots",
-            _ANT,
-            "iteration",
-            FEW,
-            "SHAC",
-            "cost",
-            1.35,
-        ),
-        (
-            "an epoch of SHAPO Actor, vs vanilla",
-            "epochs",
-            TASK,
-            "total",
-            "SHAPO Actor",
-            "vanilla",
-            "cost",
-            1.10,
-        ),
-        ("an epoch of full SHAPO, vs vanilla", "epochs", TASK, "total", "SHAPO", "vanilla", "cost", 1.35),
-    )
-)
+_ENVS, _TWO, _BARE = "environments", "shapo, two cores", "bare MuJoCo"
+_BUTTON, _ANT = "PointButton1-v0", "DiffAnt"
+# fmt: off
+COMPARISONS = tuple(Comparison(*row) for row in (
+    ("stepping PointGoal1 on two cores, vs 10 async processes", _ENVS, TASK, "steps", _TWO, ASYNC, "more", 10),
+    ("stepping PointGoal1 on one core, vs 10 async processes", _ENVS, TASK, "steps", "shapo", ASYNC, "more"),
+    ("stepping PointGoal1 on one core, vs one environment", _ENVS, TASK, "steps", "shapo", SINGLE, "more"),
+    ("stepping PointGoal1 on one core, vs bare MuJoCo", "physics", TASK, "steps", "shapo", _BARE, "more", 0.7),
+    ("a reset of PointGoal1, vs safety_gymnasium", _ENVS, TASK, "reset", "shapo", SINGLE, "less", None, 2),
+    ("memory of 20 PointGoal1, vs safety_gymnasium", "memory", TASK, "memory", "shapo", SINGLE, "less", None, 100),
+    ("stepping PointButton1 on two cores, vs 10 async processes", _ENVS, _BUTTON, "steps", _TWO, ASYNC, "more", 10),
+    ("stepping PointButton1 on one core, vs 10 async processes", _ENVS, _BUTTON, "steps", "shapo", ASYNC, "more"),
+    *((f"stepping {name} on {n}, vs EnvPool", "locomotion", f"{name}-v4", "steps",
+       f"shapo, {n}", f"EnvPool, {n}", "more", 1) for name in ("Ant", "Walker2d") for n in THREADS),
+    ("training on two cores, vs OmniSafe", "training", TASK, "steps", "shapo", "OmniSafe", "more", 8),
+    ("a study on two cores, vs on one", "study", TASK, "study", "two cores", "one core", "more", 1.9),
+    ("a Fisher solve, vs double backward", "pieces", TASK, "Fisher solve", "shapo", "double backward", "less"),
+    ("a critic pass, vs plain autograd", "pieces", TASK, "critic pass", "shapo", "autograd", "less"),
+    ("a pass of SAM critics, vs plain ones", "pieces", TASK, "critic pass", "shapo, SAM", "shapo", "cost"),
+    ("DiffAnt with gradients, vs without", "gradients", _ANT, "steps", BOTH, FORWARD, "own", None, 1400),
+    ("DiffAnt with gradients, vs Newton's", "gradients", _ANT, "steps", BOTH, NEWTON[BOTH], "more", 20),
+    ("DiffAnt forward, vs Newton's", "gradients", _ANT, "steps", FORWARD, NEWTON[FORWARD], "more", 10),
+    ("an iteration of SHAC-ASAM, vs SHAC", "robots", _ANT, "iteration", "SHAC-ASAM", "SHAC", "cost", 1.85),
+    ("an iteration with few robots ascending, vs SHAC", "robots", _ANT, "iteration", FEW, "SHAC", "cost", 1.35),
+    ("an epoch of SHAPO Actor, vs vanilla", "epochs", TASK, "total", "SHAPO Actor", "vanilla", "cost", 1.10),
+    ("an epoch of full SHAPO, vs vanilla", "epochs", TASK, "total", "SHAPO", "vanilla", "cost", 1.35),
+))
+# fmt: on
 
 
 def compare(measurements: pd.DataFrame) -> pd.DataFrame:
@@ -243,10 +114,8 @@ def summary(measurements: pd.DataFrame) -> pd.DataFrame:
 
 def store(measurements: pd.DataFrame, folder: Path, name: str = "benchmarks") -> Path:
     """Writes name.csv: the measurements with commit, machine and package versions in every row."""
-    here = provenance()
-    versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
-    machine = f"{here['machine']}, {os.cpu_count()} cores"
-    table = measurements.assign(machine=machine, commit=here["commit"], versions=versions)
+    source = here()
+    table = measurements.assign(**(source | {"machine": f"{source['machine']}, {os.cpu_count()} cores"}))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.csv"
     write_atomically(path, table.to_csv(index=False).encode())

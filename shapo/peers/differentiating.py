@@ -8,7 +8,7 @@ import pandas as pd
 import psutil
 import torch
 
-from shapo.peers.measuring import alternate, in_turn, run_apart, sides_of_one_probe
+from shapo.peers.measuring import in_turn, run_apart, side_by_side
 from shapo.sharpness import AdaptiveSAM
 
 FEW = "SHAC-ASAM, few robots"
@@ -53,10 +53,9 @@ def simulate(task: str, envs: int, horizon: int) -> dict[str, float]:
 
 def gradients(repeats: int, task: str, envs: int = 64, horizon: int = 32) -> pd.DataFrame:
     """Windows of `horizon` control steps on one core, forward alone, and forward and backward; memory after both."""
-    settings = {"task": task, "envs": envs, "horizon": horizon}
     units = dict.fromkeys((FORWARD, BOTH, *NEWTON.values()), "steps/s") | {"memory": "MB"}
-    sides = {"steps": partial(run_apart, simulate, **settings)}
-    rows = sides_of_one_probe(alternate("gradients", sides, repeats, units, task))
+    sides = {"steps": partial(run_apart, simulate, task=task, envs=envs, horizon=horizon)}
+    rows = side_by_side("gradients", sides, repeats, units, task)
     rows.loc[rows.side == "memory", ["quantity", "side"]] = "memory", BOTH
     return rows
 
@@ -70,16 +69,16 @@ def iterate(task: str, envs: int, horizon: int, iterations: int) -> dict[str, fl
     ways[FEW] = ways["SHAC-ASAM"] | {"ascent_envs": few_robots(envs)}
     settings = {"algorithm": SHAC(horizon), "iterations": 1_000, "num_envs": envs}
     trainers = {name: RobotConfig(task, **settings, **way).trainer() for name, way in ways.items()}
-    calls = {
-        name: lambda trainer=trainer: [trainer.run_epoch() for _ in range(iterations)]
-        for name, trainer in trainers.items()
-    }
-    return {name: seconds / iterations for name, seconds in in_turn(calls).items()}
+
+    def several(trainer) -> None:
+        for _ in range(iterations):
+            trainer.run_epoch()
+
+    seconds = in_turn({name: partial(several, trainer) for name, trainer in trainers.items()})
+    return {name: value / iterations for name, value in seconds.items()}
 
 
 def robots(repeats: int, task: str, envs: int = 64, horizon: int = 32, iterations: int = 3) -> pd.DataFrame:
     """An iteration of training with one rollout, with two, and with one and another of few robots; on one core."""
-    settings = {"task": task, "envs": envs, "horizon": horizon, "iterations": iterations}
-    return sides_of_one_probe(
-        alternate("robots", {"iteration": partial(run_apart, iterate, **settings)}, repeats, "s", task)
-    )
+    probe = partial(run_apart, iterate, task=task, envs=envs, horizon=horizon, iterations=iterations)
+    return side_by_side("robots", {"iteration": probe}, repeats, "s", task)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -16,9 +14,8 @@ import pandas as pd
 from shapo.algorithms.config import Config
 from shapo.algorithms.trainer import Trainer
 from shapo.envs import TASKS
-from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium
-from shapo.peers import measuring
-from shapo.peers.measuring import COLUMNS, CORES, TASK, alternate, run_apart, skipped
+from shapo.peers import measuring, omnisafe
+from shapo.peers.measuring import COLUMNS, CORES, INSTALL_PEERS, TASK, alternate, run_apart, with_skipped
 from shapo.runs.study import Study
 from shapo.runs.train import one_thread
 from shapo.sharpness import EuclideanSAM, FisherSAM
@@ -69,27 +66,10 @@ def study(repeats: int, epochs: int, steps_per_epoch: int, task: str = TASK) -> 
 
 def train_omnisafe(task: str, envs: int, torch_threads: int, epochs: int, steps_per_epoch: int) -> dict:
     """Probe: what `run_study` measures, of OmniSafe's TRPOPID with `envs` vector environments, by its clock."""
-    os.environ.update(WANDB_MODE="disabled", WANDB_ERROR_REPORTING="false")  # imported, never used
-    import_safety_gymnasium()
-    import omnisafe
-
-    ours = _config(task, epochs, steps_per_epoch).resolved
-    custom = {
-        "algo_cfgs": {
-            "steps_per_epoch": steps_per_epoch, "update_iters": ours.critic_passes,
-            "batch_size": ours.minibatch_size, "cg_iters": ours.algorithm.cg_iterations,
-            "target_kl": ours.algorithm.target_kl / TASKS[task].action_dim,
-        },
-        "lagrange_cfgs": {"cost_limit": ours.cost_limit},
-        "logger_cfgs": {"use_wandb": False, "use_tensorboard": False, "log_dir": tempfile.mkdtemp(dir=".")},
-    }  # fmt: skip
-    terminal = {"vector_env_nums": envs, "torch_threads": torch_threads, "total_steps": ours.total_steps}
-    wrapper = omnisafe.Agent(
-        "TRPOPID", TASKS[task].reference, train_terminal_cfgs=terminal, custom_cfgs=custom
-    )
-    wrapper.agent.learn()  # wrapper.learn() would go on to build an evaluator and a plotter
-    (table,) = Path().rglob("progress.csv")
-    timing = pd.read_csv(table).filter(like="Time/").mean()
+    config = _config(task, epochs, steps_per_epoch).resolved
+    with omnisafe.agent_for(config, TASKS[task].reference, envs, torch_threads) as (agent, folder):
+        agent.learn()
+        timing = omnisafe.progress(folder).filter(like="Time/").mean()
     return {
         "steps": steps_per_epoch / timing["Time/Epoch"],
         "rollout": timing["Time/Rollout"],
@@ -98,30 +78,25 @@ def train_omnisafe(task: str, envs: int, torch_threads: int, epochs: int, steps_
     }
 
 
-def _omnisafe_run(
-    setting: tuple[int, int], epochs: int, steps_per_epoch: int, task: str
-) -> Callable[[], dict]:
+def _omnisafe_run(setting: tuple[int, int], **settings) -> Callable[[], dict]:
     envs, threads = setting
-    return partial(
-        run_apart, train_omnisafe, cores=CORES, threads=threads, task=task, envs=envs, torch_threads=threads,
-        epochs=epochs, steps_per_epoch=steps_per_epoch,
-    )  # fmt: skip
+    settings |= {"envs": envs, "torch_threads": threads}
+    return partial(run_apart, train_omnisafe, cores=CORES, threads=threads, **settings)
 
 
 def best_omnisafe_setting(
-    steps_per_epoch: int,
-    envs: Sequence[int] = (1, 2, 5, 10),
-    threads: Sequence[int] = (1, 2),
-    task: str = TASK,
-) -> tuple[tuple[int, int], pd.DataFrame]:
+    steps_per_epoch: int, envs: Sequence[int] = (1, 2, 5, 10), threads: Sequence[int] = (1, 2), task: str = TASK
+) -> tuple[tuple[int, int], pd.DataFrame]:  # fmt: skip
     """How OmniSafe uses two cores best: an epoch with each number of vector environments and torch threads.
 
     Returns the fastest (environments, threads), and the measurements.
     """
     settings = [(n, k) for n in envs for k in threads]
     if not measuring.is_installed("omnisafe"):
-        return settings[0], skipped("omnisafe_settings", "steps", "OmniSafe", "steps/s", task=task)
-    sides = {f"{n} × {k}": _omnisafe_run((n, k), 1, steps_per_epoch, task) for n, k in settings}
+        skipped = ("omnisafe_settings", task, "steps", "OmniSafe", 0, np.nan, "steps/s", INSTALL_PEERS)
+        return settings[0], pd.DataFrame([skipped], columns=COLUMNS)
+    one = {"task": task, "epochs": 1, "steps_per_epoch": steps_per_epoch}
+    sides = {f"{n} × {k}": _omnisafe_run((n, k), **one) for n, k in settings}
     rows = alternate("omnisafe_settings", sides, 1, UNITS, task).query("quantity == 'steps'")
     return settings[int(rows["value"].argmax())], rows
 
@@ -133,22 +108,16 @@ def training(
 
     Neither side's start is counted. setting: OmniSafe's (vector environments, torch threads).
     """
-    ours = partial(
-        run_apart, run_study, cores=CORES, task=task, epochs=epochs, steps_per_epoch=steps_per_epoch
-    )
+    settings = {"task": task, "epochs": epochs, "steps_per_epoch": steps_per_epoch}
+    sides = {"shapo": partial(run_apart, run_study, cores=CORES, **settings)}
     if measuring.is_installed("omnisafe"):
-        sides = {"shapo": ours, "OmniSafe": _omnisafe_run(setting, epochs, steps_per_epoch, task)}
-        return alternate("training", sides, repeats, UNITS, task)
-    rows = alternate("training", {"shapo": ours}, repeats, UNITS, task)
-    missing = skipped("training", "steps", "OmniSafe", "steps/s", task=task)
-    return pd.concat([rows, missing], ignore_index=True)
+        sides["OmniSafe"] = _omnisafe_run(setting, **settings)
+    return with_skipped(alternate("training", sides, repeats, UNITS, task), ["OmniSafe"])
 
 
 def train_variants(task: str, repeats: int, steps_per_epoch: int) -> list[dict]:
     """Probe: the variants train side by side in one process, an epoch each in turn; what every epoch took."""
-    trainers = {
-        name: Trainer(_config(task, 1, steps_per_epoch, **chosen)) for name, chosen in VARIANTS.items()
-    }
+    trainers = {name: Trainer(_config(task, 1, steps_per_epoch, **way)) for name, way in VARIANTS.items()}
     rows = []
     with one_thread():
         for repeat in range(-1, repeats):  # the first round warms up
@@ -161,9 +130,8 @@ def train_variants(task: str, repeats: int, steps_per_epoch: int) -> list[dict]:
 
 def epochs(repeats: int, steps_per_epoch: int, task: str = TASK) -> pd.DataFrame:
     """An epoch of each variant on one core: seconds of rollout, actor, critics; products with F."""
-    rows = pd.DataFrame(
-        run_apart(train_variants, task=task, repeats=repeats, steps_per_epoch=steps_per_epoch)
-    )
+    settings = {"task": task, "repeats": repeats, "steps_per_epoch": steps_per_epoch}
+    rows = pd.DataFrame(run_apart(train_variants, **settings))
     unit = np.where(rows["quantity"] == "conjugate gradient", "products/epoch", "s/epoch")
     note = f"steps an epoch: {steps_per_epoch}"
     return rows.assign(benchmark="epochs", task=task, unit=unit, note=note)[COLUMNS]

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import json
+import multiprocessing
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
+from loky import ProcessPoolExecutor
 from tqdm import tqdm
 
-from shapo.runs.store import ROOT
+from shapo.runs.run import provenance
 from shapo.runs.workers import ONE_THREAD
 
 TASK = "PointGoal1-v0"  # where a benchmark is not told another
@@ -31,7 +28,7 @@ COLUMNS = ["benchmark", "task", "quantity", "side", "repeat", "value", "unit", "
 
 
 class ProbeError(RuntimeError):
-    """A probe failed in its process; the message ends with what it wrote to stderr."""
+    """A probe failed in its process; the message ends with its error, of which it is raised."""
 
 
 def run_apart(
@@ -40,74 +37,74 @@ def run_apart(
     """What `probe(**arguments)` returns in a fresh process on `cores` cores with `threads` numerical threads.
 
     It writes nothing to the terminal or the working directory, and whatever it starts ends with it.
-    probe: a function of some module. arguments: JSON-able, as is what it returns. timeout: seconds.
-    Raises ProbeError when the probe fails, subprocess.TimeoutExpired when it takes too long.
+    probe: a function of some module. timeout: seconds. Raises ProbeError when the probe fails, TimeoutError when it
+    takes too long.
     """
     with tempfile.TemporaryDirectory(prefix="shapo-benchmark-") as folder:
-        result, errors = Path(folder, "result.json"), Path(folder, "stderr")
-        call = [probe.__module__, probe.__name__, json.dumps(arguments), str(cores), str(result)]
-        environment = os.environ | dict.fromkeys(ONE_THREAD, str(threads))
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        with errors.open("w") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "shapo.peers", *call], cwd=folder, env=environment,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
-            )  # fmt: skip
+        apart = ProcessPoolExecutor(
+            1,
+            env=dict.fromkeys(ONE_THREAD, str(threads)),
+            initializer=_confine,
+            initargs=(cores, threads, folder),
+        )
         try:
-            process.wait(timeout)
+            return apart.submit(probe, **arguments).result(timeout)
+        except TimeoutError:
+            raise
+        except Exception as error:
+            raise ProbeError(
+                f"{probe.__name__}({arguments}) failed:\n{type(error).__name__}: {error}"
+            ) from error
         finally:
-            with suppress(ProcessLookupError):  # the workers of its environments, too
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        if process.returncode:
-            raise ProbeError(f"{probe.__name__}({arguments}) failed:\n{errors.read_text()[-3000:]}")
-        return json.loads(result.read_text())
+            apart.shutdown(kill_workers=True)  # with the workers of its environments
 
 
-def answer(module: str, name: str, arguments: str, cores: str, result: str) -> None:
-    """The other end of `run_apart`: calls the probe and writes what it returns to the file `result`."""
+def _confine(cores: int, threads: int, folder: str) -> None:
+    """What a probe's process does first."""
     if hasattr(os, "sched_setaffinity"):  # elsewhere (macOS) the system places us as it likes
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    probe = getattr(importlib.import_module(module), name)
-    Path(result).write_text(json.dumps(probe(**json.loads(arguments))))
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    torch.set_num_threads(threads)
+    multiprocessing.set_start_method(None, force=True)  # loky's cannot start asynchronous environments
+    os.chdir(folder)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(silence, stream)
 
 
 def alternate(
-    benchmark: str,
-    sides: Mapping[str, Callable[[], dict]],
-    repeats: int,
-    units: Mapping[str, str] | str,
+    benchmark: str, sides: Mapping[str, Callable[[], dict]], repeats: int, units: Mapping[str, str] | str,
     task: str = TASK,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Measures all sides `repeats` times, in turn and every other round in reverse: a drift hits all alike.
 
-    A side returns its values by the name of the quantity, and may add a "note". units: of each quantity or of
-    all.
+    A side returns its values by the name of the quantity, and may add a "note". units: of each quantity or of all.
     """
     rows = []
     with tqdm(total=repeats * len(sides), desc=f"{benchmark} {task}", unit="probe", file=sys.stdout) as bar:
         for repeat in range(repeats):
             for side in list(sides)[:: -1 if repeat % 2 else 1]:
+                bar.set_postfix_str(f"measuring {side}")
                 values = sides[side]()
                 note = values.pop("note", "")
                 for quantity, value in values.items():
                     unit = units if isinstance(units, str) else units[quantity]
                     rows.append((benchmark, task, quantity, side, repeat, value, unit, note))
                 bar.update()
+        bar.set_postfix_str("")
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def sides_of_one_probe(rows: pd.DataFrame) -> pd.DataFrame:
-    """For probes that measure all sides themselves and return values by side: swaps the two columns."""
+def side_by_side(benchmark: str, probes: Mapping[str, Callable[[], dict]], *settings: Any) -> pd.DataFrame:
+    """As `alternate`, of probes that each measure one quantity of all sides, and return its values by side."""
+    rows = alternate(benchmark, probes, *settings)
     return rows.rename(columns={"side": "quantity", "quantity": "side"})[COLUMNS]
 
 
-def skipped(
-    benchmark: str, quantity: str, side: str, unit: str, why: str = INSTALL_PEERS, task: str = TASK
-) -> pd.DataFrame:
-    """The row of a side that was not measured."""
-    return pd.DataFrame([(benchmark, task, quantity, side, 0, np.nan, unit, why)], columns=COLUMNS)
+def with_skipped(rows: pd.DataFrame, sides: Sequence[str], why: str = INSTALL_PEERS) -> pd.DataFrame:
+    """The measurements, and of their first quantity a row for each of the sides that was not measured."""
+    row = rows.iloc[[0]].assign(repeat=0, value=np.nan, note=why)
+    absent = [row.assign(side=side) for side in sides if side not in set(rows["side"])]
+    return pd.concat([rows, *absent], ignore_index=True)
 
 
 def in_turn(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
@@ -122,6 +119,25 @@ def in_turn(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     return {name: value / 2 for name, value in seconds.items()}
 
 
+def at_once(function: Callable, calls: Sequence[tuple], what: str, jobs: int = 2) -> Iterator[Any]:
+    """What `function` returns of each call, in order, `jobs` single-threaded processes at a time; with a bar."""
+    bar = tqdm(total=len(calls), desc=what, unit="run", file=sys.stdout, postfix="the first of them train")
+    with bar, joblib.parallel_config("loky", inner_max_num_threads=1):
+        for result in joblib.Parallel(jobs, return_as="generator")(
+            joblib.delayed(function)(*call) for call in calls
+        ):
+            bar.set_postfix_str("", refresh=False)
+            bar.update()
+            yield result
+
+
 def is_installed(peer: str) -> bool:
     """Whether an optional peer is there, found out without importing it."""
     return importlib.util.find_spec(peer) is not None
+
+
+def here() -> dict[str, str]:
+    """Commit, machine and package versions of this process, as columns of a table that ships."""
+    found = provenance()
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return {"machine": found["machine"], "commit": found["commit"], "versions": versions}

@@ -9,6 +9,7 @@ steps. Nothing else reads the overwritten value, so the corrected kernel is the 
 import inspect
 import linecache
 import re
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +18,7 @@ from newton._src.solvers.featherstone import kernels, solver_featherstone
 from torch import Tensor
 
 from shapo.robots.simulator import CONTROL_DT, Robot
-from shapo.robots.simulator.mechanism import builder, newton, wp
+from shapo.robots.simulator.mechanism import builder, capsules, newton, wp
 
 OVERWRITES = "        body_f_ext[child] = f_ext\n"
 
@@ -64,6 +65,13 @@ def ground_contact(
         drag = mu[material] * spring / wp.length(slip)
     force = (spring + damper) * up - drag * slip
     wp.atomic_add(body_f, body, wp.spatial_vector(force, wp.cross(arm, force)))
+
+
+def recorded(function: Callable[[], None]) -> wp.Graph:
+    """The kernels that it launches, to be launched again."""
+    with wp.ScopedCapture(device="cpu") as capture:
+        function()
+    return capture.graph
 
 
 class NewtonSolver:
@@ -125,12 +133,7 @@ class NewtonSolver:
             tape.backward(grads=dict(zip(self._outputs, self._seeds, strict=True)))
 
         back()
-        with wp.ScopedCapture(device="cpu") as capture:
-            self._run()
-        self._forward_graph = capture.graph
-        with wp.ScopedCapture(device="cpu") as capture:
-            back()
-        self._backward_graph = capture.graph
+        self._forward_graph, self._backward_graph = map(recorded, (self._run, back))
 
     def _run(self) -> None:
         self._solver._step = 0  # the mass matrix is renewed at the first substep of every control step
@@ -164,15 +167,11 @@ class NewtonSolver:
 
     def _every_capsule_end(self) -> newton.Contacts:
         """A static set, as Newton's collision detection is not differentiable."""
-        model, found = self._model, []
-        scales, places, kinds = (
-            getattr(model, name).numpy() for name in ("shape_scale", "shape_transform", "shape_type")
-        )
-        for shape in np.flatnonzero(model.shape_body.numpy() >= 0):
-            radius, half = map(float, scales[shape][:2])
-            along = (-half, half) if kinds[shape] == newton.GeoType.CAPSULE else (0.0,)
-            placed = wp.transform(*places[shape])
-            found += [(shape, wp.transform_point(placed, wp.vec3(0.0, 0.0, z)), radius) for z in along]
+        found = [
+            (shape, end, radius)
+            for shape, _, ends, radius in capsules(self._model)
+            for end in np.unique(ends, axis=0)  # a sphere has one
+        ]
         shapes, points, radii = zip(*found, strict=True)
         contacts = newton.Contacts(len(found), 0, requires_grad=False, device="cpu")
         contacts.rigid_contact_shape0.assign(np.array(shapes, np.int32))

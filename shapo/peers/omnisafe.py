@@ -1,7 +1,7 @@
 """OmniSafe's own trainers (0.5.0, optional) on our environments, from our configs.
 
-The environments replay safety_gymnasium's bit for bit, so that two runs, theirs and ours, differ by the code of the
-algorithm and by nothing else. One unit differs: OmniSafe averages the KL over the action's A components, too, hence
+So a run of theirs and one of ours differ by the code of the algorithm alone. One unit differs: OmniSafe averages the
+KL over the action's A components, too, hence
 
     KL_theirs = KL / A,      F_theirs + d I = (F + A d I) / A,
 
@@ -64,10 +64,8 @@ def settings(config: Config) -> dict[str, dict]:
             raise ValueError("OmniSafe's CPO does not divide the violation by the steps: cost_per_step=False")
         custom["algo_cfgs"]["cost_limit"] = config.cost_limit
         return custom
-    theirs = {
-        "cost_limit": config.cost_limit,
-        "lagrangian_multiplier_init": algorithm.lagrangian_multiplier_init,
-    }
+    first = algorithm.lagrangian_multiplier_init
+    theirs = {"cost_limit": config.cost_limit, "lagrangian_multiplier_init": first}
     if isinstance(algorithm, TRPOLag):
         theirs["lambda_lr"] = algorithm.lagrangian_multiplier_lr
     else:
@@ -137,19 +135,34 @@ def environment() -> type:
 
 
 @contextmanager
-def _agent(config: Config) -> Iterator[tuple[Any, Path]]:
-    """OmniSafe's trainer for `config`, and the folder it writes to; silent, and gone at the end."""
+def agent_for(
+    config: Config, task: str | None = None, envs: int | None = None, threads: int = 1
+) -> Iterator[tuple[Any, Path]]:
+    """OmniSafe's trainer for `config`, and the folder it writes to; silent, and gone at the end.
+
+    task, envs: another environment than ours, of OmniSafe's own, and how many of them.
+    """
     environment()
     import omnisafe
 
-    terminal = {"vector_env_nums": config.num_envs, "torch_threads": 1, "total_steps": config.total_steps}
+    terminal = {
+        "vector_env_nums": envs or config.num_envs,
+        "torch_threads": threads,
+        "total_steps": config.total_steps,
+    }
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence, redirect_stdout(silence):
         logger = {"use_wandb": False, "use_tensorboard": False, "log_dir": folder}
         wrapper = omnisafe.Agent(
-            NAMES[type(config.algorithm)], config.task, train_terminal_cfgs=terminal,
+            NAMES[type(config.algorithm)], task or config.task, train_terminal_cfgs=terminal,
             custom_cfgs=settings(config) | {"logger_cfgs": logger},
         )  # fmt: skip
         yield wrapper.agent, Path(folder)  # wrapper.learn() would go on to build an evaluator and a plotter
+
+
+def progress(folder: Path) -> pd.DataFrame:
+    """What OmniSafe wrote there, a row per epoch."""
+    (path,) = folder.rglob("progress.csv")
+    return pd.read_csv(path)
 
 
 @contextmanager
@@ -169,14 +182,12 @@ def _adding(eps: float) -> Iterator[None]:
 def train(config: Config, eps: float = 1e-6) -> pd.DataFrame:
     """One run of OmniSafe's in this process, whose random state and torch settings it changes; a row per epoch.
 
-    Columns as in `Run.progress`: epoch, steps, episode_return, episode_cost (means of the epoch's episodes), J_C, std,
-    lagrangian_multiplier (CPO: ν*, nan in recovery), and CPO's case. eps: what its solver adds to its denominators.
-    Raises ImportError without OmniSafe.
+    Columns, as in `Run.progress`: epoch, steps, episode_return, episode_cost, J_C, std, lagrangian_multiplier (CPO: ν*,
+    nan in recovery), and CPO's case. eps: of `_adding`. Raises ImportError without OmniSafe.
     """
-    with _agent(config) as (agent, folder), _adding(eps):
+    with agent_for(config) as (agent, folder), _adding(eps):
         agent.learn()
-        (path,) = folder.rglob("progress.csv")
-        theirs = pd.read_csv(path)
+        theirs = progress(folder)
     columns = ["steps", "episode_return", "episode_cost", "length"]
     # OmniSafe's wrappers hand on public names: this is our environment's record, inside them
     episodes = pd.DataFrame(agent._env._env.episodes, columns=columns)
@@ -196,12 +207,11 @@ def shadow(config: Config, eps: float = 1e-6) -> pd.DataFrame:
 
     A row per epoch: epoch; cosine of the angle between the two steps, and ratio of their lengths, ours to theirs (nan
     where either stays put); kl and their_kl, nats, of the new policies; their_multiplier and our lagrangian_multiplier
-    after as many updates by the same costs (CPO: only ours, ν*, and its case).
-    eps: what OmniSafe's solver adds to its denominators.
+    after as many updates by the same costs (CPO: only ours, ν*, and its case). eps: of `_adding`.
     """
     config = config.resolved
     algorithm, rows, state = config.algorithm, [], config.algorithm.initial_state()
-    with _agent(config) as (agent, _), _adding(eps):
+    with agent_for(config) as (agent, _), _adding(eps):
         update = agent._update_actor
 
         def beside(obs, act, logp, adv_r, adv_c):
@@ -214,12 +224,12 @@ def shadow(config: Config, eps: float = 1e-6) -> pd.DataFrame:
             log = algorithm.update_actor(actor, batch, None, len(rows), state)
             update(obs, act, logp, adv_r, adv_c)
             ours, theirs = actor.theta - before, _parameters(agent) - before
-            lengths = float(ours.norm()), float(theirs.norm())
-            moved = min(lengths) > 0
+            length, their_length = float(ours.norm()), float(theirs.norm())
+            moved = min(length, their_length) > 0
             rows.append({
                 "epoch": len(rows) + 1,
-                "cosine": float(ours @ theirs) / (lengths[0] * lengths[1]) if moved else np.nan,
-                "ratio": lengths[0] / lengths[1] if moved else np.nan,
+                "cosine": float(ours @ theirs) / (length * their_length) if moved else np.nan,
+                "ratio": length / their_length if moved else np.nan,
                 "kl": _kl(actor, obs, before, before + ours), "their_kl": _kl(actor, obs, before, before + theirs),
                 "lagrangian_multiplier": state.get("lagrangian_multiplier"),
                 "their_multiplier": _multiplier(agent),

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 
 import pandas as pd
-from joblib import Parallel, delayed
 
 from shapo.algorithms.config import Config
 from shapo.experiments.safety import unconstrained
+from shapo.peers.measuring import at_once
 from shapo.runs.run import provenance
 from shapo.runs.shipped import data_folder
 from shapo.runs.store import write_atomically
@@ -56,7 +56,7 @@ def train(config: Config) -> pd.DataFrame:
 def main(profile: str = "laptop") -> None:
     """Trains the six runs, two at a time, and ships their curves."""
     configs = [config for configs in unconstrained(profile).values() for config in configs]
-    curves = pd.concat(Parallel(n_jobs=2)(delayed(train)(config) for config in configs))
+    curves = pd.concat(at_once(train, [(config,) for config in configs], "sb3-contrib"))
     curves = curves.assign(provenance=json.dumps(provenance()))
     write_atomically(data_folder() / "sb3.csv", curves.to_csv(index=False).encode())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from shapo.envs import TASKS, make_env
 from shapo.envs.physics import Physics
 from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium
 from shapo.peers import measuring
-from shapo.peers.measuring import CORES, TASK, alternate, in_turn, run_apart, sides_of_one_probe, skipped
+from shapo.peers.measuring import CORES, TASK, alternate, in_turn, run_apart, side_by_side, with_skipped
 
 SINGLE, ASYNC = "safety_gymnasium", "safety_gymnasium async"
 THREADS = {"one thread": 1, "two threads": 2}
@@ -30,9 +31,8 @@ def _make(maker: str, task: str, num_envs: int, threads: int = 1) -> Any:
     elif maker == "EnvPool":
         import envpool  # an optional peer; it holds a MuJoCo of its own
 
-        env = envpool.make(
-            TASKS[task].reference, env_type="gymnasium", num_envs=num_envs, num_threads=threads, seed=0
-        )
+        options = {"env_type": "gymnasium", "num_envs": num_envs, "num_threads": threads, "seed": 0}
+        env = envpool.make(TASKS[task].reference, **options)
     elif maker == ASYNC:
         env = import_safety_gymnasium().vector.make(TASKS[task].reference, num_envs=num_envs)
     else:
@@ -64,14 +64,9 @@ def run_env(maker: str, task: str, num_envs: int, steps: int, resets: int, env_t
 
 
 def environments(
-    repeats: int,
-    steps: int,
-    resets: int,
-    num_envs: int = 20,
-    their_envs: int = 10,
-    task: str = TASK,
+    repeats: int, steps: int, resets: int, num_envs: int = 20, their_envs: int = 10, task: str = TASK,
     peers: Sequence[str] = (SINGLE, ASYNC),
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Steps per second, and resets: ours on one core and on two, safety_gymnasium's single and asynchronous."""
     probe = partial(partial, run_apart, run_env, task=task, steps=steps, resets=resets)
     sides = {
@@ -87,14 +82,11 @@ def environments(
 def step_locomotion(task: str, makers: Sequence[str], num_envs: int, steps: int) -> dict:
     """Probe: steps per second of each maker's environments with each number of threads, side by side.
 
-    EnvPool answers the action after an episode's end with a reset alone: that is no step, and is not counted
-    as one. We reset within the step that ends the episode.
+    EnvPool answers the action after an episode's end with a reset alone, which is not counted as a step. We reset in
+    the step that ends the episode.
     """
-    envs = {
-        f"{maker}, {name}": _make(maker, task, num_envs, threads)
-        for name, threads in THREADS.items()
-        for maker in makers
-    }
+    pairs = itertools.product(THREADS.items(), makers)
+    envs = {f"{maker}, {name}": _make(maker, task, num_envs, threads) for (name, threads), maker in pairs}
     actions = _actions(steps, envs["shapo, one thread"].action_space.shape)
     counted: dict[str, list[int]] = {side: [] for side in envs}
 
@@ -114,11 +106,8 @@ def locomotion(repeats: int, steps: int, task: str, num_envs: int = 20) -> pd.Da
     probe = partial(
         run_apart, step_locomotion, cores=CORES, task=task, makers=makers, num_envs=num_envs, steps=steps
     )
-    rows = sides_of_one_probe(alternate("locomotion", {"steps": probe}, repeats, "steps/s", task))
-    if "EnvPool" in makers:
-        return rows
-    missing = [skipped("locomotion", "steps", f"EnvPool, {name}", "steps/s", task=task) for name in THREADS]
-    return pd.concat([rows, *missing], ignore_index=True)
+    rows = side_by_side("locomotion", {"steps": probe}, repeats, "steps/s", task)
+    return with_skipped(rows, [f"EnvPool, {name}" for name in THREADS])
 
 
 def step_physics(task: str, num_envs: int, steps: int) -> dict:
@@ -142,7 +131,7 @@ def step_physics(task: str, num_envs: int, steps: int) -> dict:
 def physics(repeats: int, steps: int, num_envs: int = 20, task: str = TASK) -> pd.DataFrame:
     """Our steps per second beside a loop of `mj_step(nstep)` + `mj_forward`: one core, one process."""
     probe = partial(run_apart, step_physics, task=task, num_envs=num_envs, steps=steps)
-    return sides_of_one_probe(alternate("physics", {"steps": probe}, repeats, "steps/s", task))
+    return side_by_side("physics", {"steps": probe}, repeats, "steps/s", task)
 
 
 def fill_memory(maker: str, task: str, num_envs: int) -> dict:
@@ -163,24 +152,15 @@ def memory(repeats: int, num_envs: int = 20, task: str = TASK) -> pd.DataFrame:
     makers = ["shapo", SINGLE][: 2 if free > needed else 1]
     probe = partial(partial, run_apart, fill_memory, task=task, num_envs=num_envs)
     rows = alternate("memory", {maker: probe(maker=maker) for maker in makers}, repeats, "MB", task)
-    if SINGLE in makers:
-        return rows
-    why = f"skipped: {needed:.0f} GB of memory must be free, {free:.0f} GB are"
-    return pd.concat([rows, skipped("memory", "memory", SINGLE, "MB", why, task)], ignore_index=True)
+    return with_skipped(rows, [SINGLE], f"skipped: {needed:.0f} GB of memory must be free, {free:.0f} GB are")
 
 
 def bare_loop(physics: Physics, controls: np.ndarray) -> list[mujoco.MjData]:
-    """Step copies of the worlds as plainly as Python can call MuJoCo: the yardstick of the benchmarks.
+    """Steps copies of the worlds as plainly as Python can call MuJoCo, the yardstick; returns their data at the end.
 
-    Args:
-        physics: the worlds to copy; it is not changed.
-        controls: (steps, n, nu).
-
-    Returns:
-        The copies' data after the last step.
+    physics: not changed. controls: (steps, n, nu).
     """
-    models = [copy.deepcopy(model) for model in physics.models]
-    datas = [copy.copy(data) for data in physics.datas]
+    models, datas = copy.deepcopy(physics.models), [copy.copy(data) for data in physics.datas]
     for control in controls:
         for model, data, row in zip(models, datas, control, strict=True):
             data.ctrl[:] = row

@@ -12,7 +12,7 @@ from torch import nn
 from shapo.algorithms.critics import Critics
 from shapo.algorithms.fisher import GaussianFisher, kl_hessian_product
 from shapo.algorithms.networks import GaussianActor
-from shapo.peers.measuring import alternate, in_turn, run_apart, sides_of_one_probe
+from shapo.peers.measuring import in_turn, run_apart, side_by_side
 from shapo.sharpness import EuclideanSAM, conjugate_gradient
 
 OBSERVATIONS, ACTIONS = 60, 2  # of PointGoal1-v0
@@ -29,12 +29,10 @@ def solve_fisher(samples: int) -> dict[str, float]:
         product = kl_hessian_product(actor, observation)
         conjugate_gradient(lambda v: product(v) + 0.1 * v, gradient)
 
-    return _milliseconds(
-        {
-            "shapo": lambda: GaussianFisher(actor, observation).solve(gradient),
-            "double backward": double_backward,
-        }
-    )
+    def ours() -> None:
+        GaussianFisher(actor, observation).solve(gradient)
+
+    return _milliseconds({"shapo": ours, "double backward": double_backward})
 
 
 def fit_critics(samples: int) -> dict[str, float]:
@@ -58,12 +56,9 @@ def fit_critics(samples: int) -> dict[str, float]:
                 nn.utils.clip_grad_norm_(module.parameters(), 40.0)
                 optimizer.step()
 
+    ours = partial(critics.fit, observation, target, rng, passes=1)
     return _milliseconds(
-        {
-            "shapo": lambda: critics.fit(observation, target, rng, passes=1),
-            "shapo, SAM": lambda: critics.fit(observation, target, rng, passes=1, sam=EuclideanSAM(0.05)),
-            "autograd": autograd,
-        }
+        {"shapo": ours, "shapo, SAM": partial(ours, sam=EuclideanSAM(0.05)), "autograd": autograd}
     )
 
 
@@ -73,8 +68,6 @@ def _milliseconds(ways: dict) -> dict[str, float]:
 
 def pieces(repeats: int, samples: int) -> pd.DataFrame:
     """Solving with the Fisher matrix, and a pass of the critics, on one core."""
-    probes = {
-        "Fisher solve": partial(run_apart, solve_fisher, samples=samples),
-        "critic pass": partial(run_apart, fit_critics, samples=samples),
-    }
-    return sides_of_one_probe(alternate("pieces", probes, repeats, "ms"))
+    probes = {"Fisher solve": solve_fisher, "critic pass": fit_critics}
+    probes = {quantity: partial(run_apart, probe, samples=samples) for quantity, probe in probes.items()}
+    return side_by_side("pieces", probes, repeats, "ms")

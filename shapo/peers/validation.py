@@ -1,8 +1,8 @@
 """Ours beside OmniSafe's: the runs to compare, their curves, and what the curves say.
 
-Curves are tidy: a row per epoch of a run, with the columns baseline, side ("ours" or "OmniSafe"), seed, and those of
-`omnisafe_adapter.train`. OmniSafe's are shipped in `figures/data/omnisafe.csv`, ours as the study "validation". Where
-OmniSafe is installed (`./run_all.sh setup --peers`), this makes both anew and writes them there:
+Curves have a row per epoch of a run: baseline, side ("ours" or "OmniSafe"), seed, and the columns of `omnisafe.train`.
+OmniSafe's ship in `figures/data/omnisafe.csv`, ours as the study "validation". Where OmniSafe is installed
+(`./run_all.sh setup --peers`), this makes both anew and writes them there:
 
     python -m shapo.peers.validation
 """
@@ -10,39 +10,32 @@ OmniSafe is installed (`./run_all.sh setup --peers`), this makes both anew and w
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import as_completed
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from loky import ProcessPoolExecutor
 from scipy.stats import t as student
 from scipy.stats import ttest_ind
-from tqdm import tqdm
 
 from shapo.algorithms.config import Config
 from shapo.experiments.profiles import PROFILES
 from shapo.experiments.safety import OMNISAFE
-from shapo.peers import omnisafe as omnisafe_adapter
+from shapo.peers import omnisafe
+from shapo.peers.measuring import TASK, at_once, here, is_installed
 from shapo.runs.packing import pack
-from shapo.runs.run import Run, provenance
+from shapo.runs.run import Run
 from shapo.runs.shipped import data_folder
 from shapo.runs.store import write_atomically
 from shapo.runs.study import Study
-from shapo.runs.workers import ONE_THREAD
 
-TASK, TOTAL_STEPS = "PointGoal1-v0", 300_000
+TOTAL_STEPS = 300_000
 SEEDS = {"TRPO-Lag": 3, "TRPO-PID": 3, "CPO": 3}
 UPDATE_STEPS = 60_000  # over which every update of OmniSafe's is compared with ours
 SIDES = ("ours", "OmniSafe")
 LABELS = ["baseline", "side", "seed"]
 METRICS = {"return": "return per episode", "cost": "cost per episode", "λ": "multiplier λ"}  # last quarter
-
-BASELINES = OMNISAFE  # by name, with OmniSafe's settings
 
 # OmniSafe's on-policy benchmark on PointGoal1, cost limit 25, 10 M steps: mean and spread of return, then of cost.
 PUBLISHED = {
@@ -55,34 +48,21 @@ Experiment = Mapping[str, Sequence[Config]]  # baseline -> the config of each se
 
 def experiment(profile: str) -> Experiment:
     """What to train: 300 k steps, three seeds or five, also under the paper profile; under smoke hardly anything."""
-    budget = PROFILES[profile]
-    smoke = profile == "smoke"
+    budget, smoke = PROFILES[profile], profile == "smoke"
+    sizes = {"num_envs": budget.num_envs, "steps_per_epoch": budget.steps_per_epoch}
+    sizes["total_steps"] = budget.total_steps if smoke else TOTAL_STEPS
+    seeds = {name: range(budget.seeds if smoke else SEEDS[name]) for name in OMNISAFE}
     return {
-        name: [
-            Config(
-                TASK, algorithm, total_steps=budget.total_steps if smoke else TOTAL_STEPS, seed=seed,
-                num_envs=budget.num_envs, steps_per_epoch=budget.steps_per_epoch,
-            )
-            for seed in range(budget.seeds if smoke else SEEDS[name])
-        ]
-        for name, algorithm in BASELINES.items()
-    }  # fmt: skip
+        name: [Config(TASK, algorithm, seed=seed, **sizes) for seed in seeds[name]]
+        for name, algorithm in OMNISAFE.items()
+    }
 
 
 def ours(runs: Experiment) -> pd.DataFrame:
     """Curves of those of our runs that are available."""
-    tables = [
-        Run(config).progress.assign(baseline=name, side="ours", seed=config.seed)
-        for name, configs in runs.items()
-        for config in configs
-        if Run(config).available
-    ]
+    there = [(name, run) for name, configs in runs.items() for run in map(Run, configs) if run.available]
+    tables = [run.progress.assign(baseline=name, side="ours", seed=run.config.seed) for name, run in there]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LABELS)
-
-
-def omnisafe_is_installed() -> bool:
-    """Whether the optional peer is there, found out without importing it."""
-    return importlib.util.find_spec("omnisafe") is not None
 
 
 def theirs(runs: Experiment, jobs: int = 2) -> pd.DataFrame:
@@ -90,37 +70,28 @@ def theirs(runs: Experiment, jobs: int = 2) -> pd.DataFrame:
 
     Raises ImportError where OmniSafe is not installed.
     """
-    if not omnisafe_is_installed():
+    if not is_installed("omnisafe"):
         raise ImportError("OmniSafe is not installed; ./run_all.sh setup --peers does it")
-    labels = {config: name for name, configs in runs.items() for config in configs}
-    here, version = provenance(), importlib.metadata.version("omnisafe")
-    versions = ", ".join(f"{name} {number}" for name, number in here["versions"].items())
-    source = {"omnisafe": version, "commit": here["commit"], "versions": versions, "machine": here["machine"]}
-    tables = []
-    with ProcessPoolExecutor(jobs, env=ONE_THREAD) as executor:
-        futures = {executor.submit(omnisafe_adapter.train, config): config for config in labels}
-        for future in tqdm(as_completed(futures), "OmniSafe", len(futures), unit="run", file=sys.stdout):
-            config = futures[future]
-            label = {"baseline": labels[config], "side": "OmniSafe", "seed": config.seed}
-            tables.append(future.result().assign(**label, **source))
+    source = {"side": "OmniSafe", "omnisafe": importlib.metadata.version("omnisafe"), **here()}
+    labels = [(name, config) for name, configs in runs.items() for config in configs]
+    trained = at_once(omnisafe.train, [(config,) for _, config in labels], "OmniSafe", jobs)
+    tables = [
+        table.assign(baseline=name, seed=config.seed, **source)
+        for (name, config), table in zip(labels, trained, strict=True)
+    ]
     return pd.concat(tables, ignore_index=True).sort_values([*LABELS, "epoch"], ignore_index=True)
 
 
 def shipped(name: str = "omnisafe", folder: Path | None = None) -> pd.DataFrame:
-    """A table that ships: OmniSafe's curves, or "omnisafe_updates", `omnisafe_adapter.shadow` of each baseline."""
+    """A table that ships: OmniSafe's curves, or "omnisafe_updates", `omnisafe.shadow` of each baseline."""
     return pd.read_csv((folder or data_folder()) / f"{name}.csv")
 
 
 def updates(runs: Experiment, jobs: int = 2) -> pd.DataFrame:
-    """`omnisafe_adapter.shadow` of each baseline's first seed, with the 1e-6 in OmniSafe's solver and without."""
-    with ProcessPoolExecutor(jobs, env=ONE_THREAD) as executor:
-        futures = {
-            (name, eps): executor.submit(omnisafe_adapter.shadow, configs[0], eps)
-            for name, configs in runs.items()
-            for eps in (1e-6, 0.0)
-        }
-        tables = [future.result().assign(baseline=name, eps=eps) for (name, eps), future in futures.items()]
-    return pd.concat(tables, ignore_index=True)
+    """`omnisafe.shadow` of each baseline's first seed, with the 1e-6 in OmniSafe's solver and without."""
+    calls = {(name, eps): (configs[0], eps) for name, configs in runs.items() for eps in (1e-6, 0.0)}
+    made = zip(calls, at_once(omnisafe.shadow, list(calls.values()), "updates", jobs), strict=True)
+    return pd.concat([table.assign(baseline=name, eps=eps) for (name, eps), table in made], ignore_index=True)
 
 
 def last_quarter(curves: pd.DataFrame) -> pd.DataFrame:
@@ -175,19 +146,18 @@ def beside_published(results: pd.DataFrame, level: float = 0.95) -> pd.DataFrame
 
 def in_words(table: pd.DataFrame) -> str:
     """Markdown: a line per baseline of `differences`; bold where zero lies outside the interval."""
-    lines = []
-    for baseline, part in table.groupby("baseline", sort=False):
-        said = []
-        for row in part.itertuples():
-            text = f"{METRICS[row.metric]} {row.difference:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
-            said.append(text if row.low <= 0 <= row.high else f"**{text}**")
-        lines.append(f"- {baseline}: {'; '.join(said)}")
-    outside = int(((table["low"] > 0) | (table["high"] < 0)).sum())
-    expected = 0.05 * len(table)
-    lines.append(
-        f"\nZero lies outside {outside} of {len(table)} intervals; of equal programs one expects {expected:.1f}."
+    outside = (table.low > 0) | (table.high < 0)
+    texts = [
+        f"{METRICS[row.metric]} {row.difference:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
+        for row in table.itertuples()
+    ]
+    texts = pd.Series(texts, table.index, dtype=object)
+    texts = texts.where(~outside, "**" + texts + "**")
+    lines = [f"- {name}: {'; '.join(part)}\n" for name, part in texts.groupby(table.baseline, sort=False)]
+    return "".join(lines) + (
+        f"\nZero lies outside {outside.sum()} of {len(table)} intervals; of equal programs one expects "
+        f"{0.05 * len(table):.1f}."
     )
-    return "\n".join(lines)
 
 
 def main() -> None:

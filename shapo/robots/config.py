@@ -18,41 +18,34 @@ from shapo.sharpness import EffectiveAlpha, Perturbation
 if TYPE_CHECKING:  # these import Newton, which takes seconds
     from shapo.robots.env import DifferentiableEnv
     from shapo.robots.policy import RobotPolicy
-    from shapo.robots.ppo import PPOTrainer
-    from shapo.robots.shac import SHACTrainer
     from shapo.robots.trainer import RobotTrainer
 
+NAMES = "actor_hidden_sizes", "critic_hidden_sizes", "critic_lr", "target_critic_alpha"
 PUBLISHED = {  # of DiffRL, where they depend on the robot
-    "DiffAnt": {
-        "actor_hidden_sizes": (128, 64, 32), "critic_hidden_sizes": (64, 64), "critic_lr": 2e-3,
-        "target_critic_alpha": 0.2,
-    },
-    "DiffHumanoid": {
-        "actor_hidden_sizes": (256, 128), "critic_hidden_sizes": (128, 128), "critic_lr": 5e-4,
-        "target_critic_alpha": 0.995,
-    },
-}  # fmt: skip
+    "DiffAnt": dict(zip(NAMES, ((128, 64, 32), (64, 64), 2e-3, 0.2), strict=True)),
+    "DiffHumanoid": dict(zip(NAMES, ((256, 128), (128, 128), 5e-4, 0.995), strict=True)),
+}
 
 
-class _OnRobots:
-    """What the algorithms share: networks and settings of the robot's own where a field is None."""
+def layers(field: str, value: object) -> tuple[int, ...]:
+    """The rule for sizes of hidden layers."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"{field} must be a tuple of layer sizes such as (64, 64); got {value!r}")
+    return tuple(whole(1)(field, size) for size in value)
 
-    def __post_init__(self):
-        for name in ("actor_hidden_sizes", "critic_hidden_sizes"):
-            sizes = getattr(self, name)
-            if sizes is None:
-                continue
-            if not isinstance(sizes, list | tuple) or not sizes:
-                raise ValueError(f"{name} must be a tuple of layer sizes such as (64, 64); got {sizes!r}")
-            object.__setattr__(self, name, tuple(whole(1)(name, size) for size in sizes))
 
-    def resolved(self, task: str) -> SHAC | PPO:
-        """With the published settings of the robot in every field left None."""
-        return filled(self, **{name: value for name, value in PUBLISHED[task].items() if hasattr(self, name)})
+def two_betas(field: str, value: object) -> tuple[float, float]:
+    """The rule for those of an Adam."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"{field} must be two numbers such as (0.7, 0.95); got {value!r}")
+    return tuple(BELOW_1(field, beta) for beta in value)
+
+
+NETWORKS = {"actor_hidden_sizes": optional(layers), "critic_hidden_sizes": optional(layers)}
 
 
 @dataclass(frozen=True)
-class SHAC(_OnRobots):
+class SHAC:
     """Short-horizon actor-critic (Xu et al. 2022), with its published settings. None stands for the robot's own."""
 
     horizon: int = 32  # h, steps of a window, through which gradients pass
@@ -69,16 +62,11 @@ class SHAC(_OnRobots):
     max_grad_norm: float = 1.0  # gradients of actor and critic are clipped to this norm
 
     def __post_init__(self):
-        super().__post_init__()
         check(
             self, horizon=whole(1), actor_lr=POSITIVE, gamma=UNIT, td_lambda=UNIT, critic_passes=whole(1),
-            critic_minibatches=whole(1), max_grad_norm=POSITIVE,
+            critic_minibatches=whole(1), max_grad_norm=POSITIVE, critic_lr=optional(POSITIVE),
+            target_critic_alpha=optional(UNIT), betas=two_betas, **NETWORKS,
         )  # fmt: skip
-        check(self, critic_lr=optional(POSITIVE), target_critic_alpha=optional(UNIT))
-        betas = self.betas
-        if not isinstance(betas, list | tuple) or len(betas) != 2:
-            raise ValueError(f"betas must be two numbers such as (0.7, 0.95); got {betas!r}")
-        object.__setattr__(self, "betas", tuple(BELOW_1("betas", beta) for beta in betas))
 
     def check(self, config: RobotConfig) -> None:
         if (samples := config.steps_per_epoch) < self.critic_minibatches:
@@ -87,24 +75,14 @@ class SHAC(_OnRobots):
                 "num_envs or horizon, or lower critic_minibatches"
             )
 
-    def trainer(self, config: RobotConfig) -> SHACTrainer:
-        from shapo.robots.shac import SHACTrainer
-
-        return SHACTrainer(config)
-
-    def policy(self, config: RobotConfig, arrays: Mapping[str, NDArray]) -> RobotPolicy:
-        from shapo.robots.policy import shac_policy
-
-        return shac_policy(config, arrays)
-
 
 @dataclass(frozen=True)
-class PPO(_OnRobots):
+class PPO:
     """Proximal policy optimisation, the zeroth-order reference: stable-baselines3's, with its default settings.
 
-    But for these: the batch, which many robots fill; networks of SHAC's sizes, also of ELU, but without its layer
-    normalisation; observations and rewards scaled by running moments (clipped to ±10); SHAC's first σ. Actions are
-    clipped to ±1, where SHAC's are squashed. None stands for the robot's own.
+    But for these: the batch, which many robots fill; networks of SHAC's sizes, of ELU without layer normalisation;
+    observations and rewards scaled by running moments (clipped to ±10); SHAC's first σ. Actions are clipped to ±1,
+    where SHAC's are squashed. None stands for the robot's own.
     """
 
     horizon: int = 128  # steps of each robot between updates
@@ -120,16 +98,15 @@ class PPO(_OnRobots):
     log_std_init: float = -1.0  # log σ at the start, SHAC's
 
     def __post_init__(self):
-        super().__post_init__()
         check(
             self, horizon=whole(1), learning_rate=POSITIVE, gamma=UNIT, gae_lambda=UNIT, clip_range=POSITIVE,
-            passes=whole(1), minibatches=whole(1), max_grad_norm=POSITIVE, log_std_init=FINITE,
+            passes=whole(1), minibatches=whole(1), max_grad_norm=POSITIVE, log_std_init=FINITE, **NETWORKS,
         )  # fmt: skip
 
     def check(self, config: RobotConfig) -> None:
         if config.actor is not None:
             raise ValueError(
-                f"actor must be None for PPO, which is the reference without sharpness; got {config.actor!r}"
+                f"actor must be None for PPO, the reference without sharpness; got {config.actor!r}"
             )
         samples = config.steps_per_epoch
         if samples % self.minibatches or samples == self.minibatches:
@@ -137,16 +114,6 @@ class PPO(_OnRobots):
                 f"minibatches must divide num_envs × horizon = {samples} samples into equal parts of 2 or more; got "
                 f"{self.minibatches}"
             )
-
-    def trainer(self, config: RobotConfig) -> PPOTrainer:
-        from shapo.robots.ppo import PPOTrainer
-
-        return PPOTrainer(config)
-
-    def policy(self, config: RobotConfig, arrays: Mapping[str, NDArray]) -> RobotPolicy:
-        from shapo.robots.policy import ppo_policy
-
-        return ppo_policy(config, arrays)
 
 
 @dataclass(frozen=True)
@@ -188,27 +155,29 @@ class RobotConfig(RunConfig):
                 "actor must not have the schedule EffectiveAlpha, which measures n on safe RL's surrogate: FixedAlpha "
                 f"counts steps; got {self.actor!r}"
             )
-        check(self, iterations=whole(1), seed=whole(0), num_envs=whole(1))
-        if self.ascent_envs is not None:
-            check(self, ascent_envs=whole(1))
-            if self.actor is None or self.ascent_envs >= self.num_envs:
-                raise ValueError(
-                    f"ascent_envs must be None, or below num_envs = {self.num_envs} and beside a perturbation of the "
-                    f"actor; got {self.ascent_envs} with actor={self.actor!r}"
-                )
+        check(self, iterations=whole(1), seed=whole(0), num_envs=whole(1), ascent_envs=optional(whole(1)))
+        few = self.ascent_envs
+        if few is not None and (self.actor is None or few >= self.num_envs):
+            raise ValueError(
+                f"ascent_envs must be None, or below num_envs = {self.num_envs} and beside a perturbation of the "
+                f"actor; got {few} with actor={self.actor!r}"
+            )
         if not isinstance(self.along_perturbed, bool) or (self.along_perturbed and self.actor is None):
             raise ValueError(
                 f"along_perturbed must be False, or True beside a perturbation of the actor; got "
                 f"{self.along_perturbed!r} with actor={self.actor!r}"
             )
-        if self.ascent_envs is not None:
+        if few is not None:
             object.__setattr__(self, "along_perturbed", True)
         self.algorithm.check(self)
         describe(self)  # a perturbation that cannot be named cannot be stored either: say so now
 
     @cached_property
     def resolved(self) -> RobotConfig:
-        algorithm = self.algorithm.resolved(self.task)
+        published = {
+            name: value for name, value in PUBLISHED[self.task].items() if hasattr(self.algorithm, name)
+        }
+        algorithm = filled(self.algorithm, **published)
         return self if algorithm == self.algorithm else replace(self, algorithm=algorithm)
 
     @property
@@ -234,8 +203,15 @@ class RobotConfig(RunConfig):
 
     def trainer(self) -> RobotTrainer:
         """What `shapo.train` trains this config with."""
-        return self.algorithm.trainer(self)
+        if isinstance(self.algorithm, PPO):
+            from shapo.robots.ppo import PPOTrainer as Trainer
+        else:
+            from shapo.robots.shac import SHACTrainer as Trainer
+        return Trainer(self)
 
     def policy(self, arrays: Mapping[str, NDArray]) -> RobotPolicy:
         """The policy in a checkpoint's arrays."""
-        return self.algorithm.policy(self.resolved, arrays)
+        from shapo.robots import policy
+
+        made = policy.ppo_policy if isinstance(self.algorithm, PPO) else policy.shac_policy
+        return made(self.resolved, arrays)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shapo.checks import whole
 from shapo.robots.simulator import ROBOTS
 from shapo.robots.simulator.simulator import Simulator
 from shapo.runs.store import restore_rng, rng_state
@@ -23,12 +24,12 @@ class DifferentiableEnv:
         observation = env.reset()
         observation, reward, terminated, truncated, info = env.step(action)
 
-    All are tensors with N rows. An environment that ended starts anew at once; `info["final_observation"]` has what was
-    observed before, and `info["diverged"]` says where the simulation broke down: there the state before that step
-    stands in, and the reward is 0. `detach()` begins a new window, through which later gradients do not pass.
+    All are tensors with N rows. An environment that ended starts anew at once: `info["final_observation"]` has what was
+    observed before. Where the simulation broke down, `info["diverged"]` is true, the state before that step stands in,
+    and the reward is 0. `detach()` begins a new window, through which later gradients do not pass.
 
-    task: a name in ROBOTS. gradients: False for roll-outs that are not differentiated, which saves compiling for it.
-    Raises ValueError for arguments and actions that cannot be used.
+    task: a name in ROBOTS. gradients: False saves compiling the derivative. Raises ValueError for arguments and actions
+    that cannot be used.
     """
 
     render_mode = None  # `Simulator.skeleton` and `shapo.figures` draw
@@ -38,10 +39,8 @@ class DifferentiableEnv:
     ):
         if task not in ROBOTS:
             raise ValueError(f"task must be one of {', '.join(ROBOTS)}; got {task!r}")
-        for name, value in (("num_envs", num_envs), ("episode_length", episode_length)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}")
-        self.robot, self.num_envs, self.episode_length = ROBOTS[task], int(num_envs), int(episode_length)
+        self.robot, self.num_envs = ROBOTS[task], whole(1)("num_envs", num_envs)
+        self.episode_length = whole(1)("episode_length", episode_length)
         self.simulator = Simulator(self.robot, self.num_envs, gradients)
         self.rng = np.random.default_rng(seed)
         infinite = np.full(self.robot.observations, np.inf, np.float32)
@@ -73,10 +72,8 @@ class DifferentiableEnv:
             state = torch.cat([q, qd], 1)
             diverged = ~(state.abs() <= LARGEST).all(1)  # NaN is not
         if diverged.any():
-            q, qd = (
-                torch.where(diverged[:, None], *pair)
-                for pair in ((self.q.detach(), q), (self.qd.detach(), qd))
-            )
+            before = (self.q.detach(), q), (self.qd.detach(), qd)
+            q, qd = (torch.where(diverged[:, None], *pair) for pair in before)
         self.q, self.qd, self.action, self.length = q, qd, action, self.length + 1
         observation = self.observation()
         reward = torch.where(diverged, 0.0, self.robot.reward(observation, action))
@@ -93,10 +90,6 @@ class DifferentiableEnv:
         """Cuts gradients off here; returns the observations (N, obs)."""
         self.q, self.qd, self.action = self.q.detach(), self.qd.detach(), self.action.detach()
         return self.observation()
-
-    def set_contact(self, stiffness=None, damping=None, friction=None) -> None:
-        """As `Simulator.set_contact`; at any time, except between a step and the backward pass through it."""
-        self.simulator.set_contact(stiffness, damping, friction)
 
     def _restart(self, done: Tensor) -> None:
         """Fresh starts where `done`; no gradient passes."""

@@ -5,6 +5,7 @@ Displacements are measured as ASAM measures them, ‖T⁻¹ε‖ with T = diag(|
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,8 +22,8 @@ from shapo.sharpness import AdaptiveSAM, Euclidean
 class Landscape:
     """L(θ + ε), equation 2, around the policy in `networks` (of a `Run`), on windows that begin in the same states.
 
-    The robots stand where some windows of the policy took them, their clocks spread over an episode; `advance` moves
-    them on. A window's noise is drawn once, the same at every displacement. Raises ValueError for a config of PPO.
+    The robots stand where `settle` windows of the policy took them, their clocks spread over an episode; `advance`
+    moves them on. A window's noise is drawn once, the same at every displacement. Raises ValueError for PPO's config.
     """
 
     def __init__(
@@ -37,14 +38,14 @@ class Landscape:
         self.trainer.env.reset()
         length = self.trainer.env.episode_length
         self.trainer.env.length = torch.from_numpy(self.rng.integers(0, length, config.num_envs))
-        self.start = self.trainer.place()
+        self.start = self.trainer.snapshot()
         for _ in range(whole(1)("settle", settle)):
             self.advance()
 
     def advance(self) -> None:
         """Windows now begin where one more window of the policy ends; `earlier` is where they began before."""
         self.loss(0.0, self.noise())
-        self.earlier, self.start = self.start, self.trainer.place()
+        self.earlier, self.start = self.start, self.trainer.snapshot()
 
     def noise(self) -> Tensor:
         """ξ (h, N, actions) of a window."""
@@ -55,17 +56,14 @@ class Landscape:
     @torch.no_grad()
     def loss(self, epsilon: Tensor | float, noise: Tensor) -> float:
         """L(θ + ε) of the window with this noise."""
-        self.trainer.put(self.start)
+        self.trainer.restore_envs(self.start)
         return float(self.trainer.rollout(self.theta + epsilon, noise).loss)
 
     def gradient(
         self, noise: Tensor, epsilon: Tensor | float = 0.0, robots: int | None = None, earlier: bool = False
     ) -> Tensor:
-        """∇L(θ + ε) of the window with this noise.
-
-        robots: of the first so many alone. earlier: of the window before.
-        """
-        self.trainer.put(self.earlier if earlier else self.start)
+        """∇L(θ + ε) of this noise's window. robots: of the first so many alone. earlier: of the window before."""
+        self.trainer.restore_envs(self.earlier if earlier else self.start)
         theta = (self.theta + epsilon).requires_grad_()
         weight = (torch.arange(self.trainer.config.num_envs) < (robots or np.inf)).float()
         (gradient,) = torch.autograd.grad(self.trainer.rollout(theta, noise, weight).loss, theta)
@@ -85,27 +83,20 @@ def sharpness(
     config: RobotConfig, networks: Mapping[str, np.ndarray], radii: Sequence[float], windows: int = 4,
     directions: int = 4, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """How L rises away from a trained policy.
+    """How L rises away from a trained policy: columns direction, radius, loss = L(θ), rise = L(θ + ε) − L(θ).
 
-    Columns: direction (worst, random), radius, loss = L(θ), rise = L(θ + ε) − L(θ).
-    The worst direction is that of the mean gradient of `windows` windows; rises are means over as many windows of other
-    robots, those of random directions also over `directions` of them.
+    The "worst" direction is that of the mean gradient of `windows` windows. Rises are means over as many windows of
+    other robots; those at "random" also over `directions` directions.
     """
     search, judge = (Landscape(config, networks, s) for s in (seed, seed + 1))
     ascent = torch.stack([search.gradient(search.noise()) for _ in range(windows)]).mean(0)
     noises = [judge.noise() for _ in range(windows)]
     here = np.array([judge.loss(0.0, noise) for noise in noises])
     ways = {"worst": [search.worst(ascent, 1.0)], "random": [search.random(1.0) for _ in range(directions)]}
-    rows = [
-        (
-            way,
-            radius,
-            here.mean(),
-            np.mean([[judge.loss(radius * e, noise) for noise in noises] for e in units] - here),
-        )
-        for way, units in ways.items()
-        for radius in radii
-    ]
+    rows = []
+    for (way, units), radius in itertools.product(ways.items(), radii):
+        there = [[judge.loss(radius * unit, noise) for noise in noises] for unit in units]
+        rows.append((way, radius, here.mean(), np.mean(there - here)))
     return pd.DataFrame(rows, columns=["direction", "radius", "loss", "rise"])
 
 
@@ -113,11 +104,11 @@ def ascents(
     config: RobotConfig, networks: Mapping[str, np.ndarray], rho: float, shares: Sequence[int] = (2, 4, 8),
     repeats: int = 8, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """What a cheap ascent finds: columns ascent, share (of the exact one's simulation), rise of L at its ε, cosine.
+    """What a cheap ascent finds. Columns: ascent, share (of the exact one's simulation), rise of L at its ε, cosine.
 
-    All look for ε on one window and are judged on another, of other robots, the same for all. ascent: all of the
-    window; the first steps of all robots; all steps of the first robots; the window before, as where each ascent serves
-    two windows. cosine: of T∇L with that of the whole window.
+    Every ascent takes ε from one window, and is judged on another one, of other robots. ascent: "all" of the window;
+    "first steps" of all robots; all steps of the "first robots"; the "window before", as if each ascent served two
+    windows. cosine: of T∇L with that of the whole window.
     """
     around, judge, rows = Landscape(config, networks, seed), Landscape(config, networks, seed + 1), []
     horizon, robots = config.algorithm.horizon, config.num_envs
@@ -125,10 +116,8 @@ def ascents(
         around.advance()
         judge.advance()
         noise, other, unseen = around.noise(), around.noise(), judge.noise()
-        gradients = {
-            ("all", 1.0): around.gradient(noise),
-            ("window before", 0.5): around.gradient(other, earlier=True),
-        }
+        before = around.gradient(other, earlier=True)
+        gradients = {("all", 1.0): around.gradient(noise), ("window before", 0.5): before}
         for share in shares:
             steps, few = max(1, horizon // share), max(1, robots // share)
             gradients["first steps", steps / horizon] = around.gradient(noise[:steps])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -14,15 +15,16 @@ LOG_STD = -1.0  # log σ at the start, as in DiffRL
 
 
 class NormedMLP:
-    """x ↦ W h + b over hidden layers h ← LayerNorm(elu(W h + b)); sizes: (inputs, hidden…, outputs)."""
+    """x ↦ W h + b over hidden layers h ← LayerNorm(elu(W h + b)); sizes: (inputs, hidden…, outputs).
 
-    def __init__(self, sizes: tuple[int, ...]):
-        self.sizes = tuple(sizes)
-        self.shapes: list[tuple[int, ...]] = []
-        for inputs, outputs in pairwise(self.sizes):
-            # W, b, gain and shift of the norm
-            self.shapes += [(outputs, inputs), (outputs,), (outputs,), (outputs,)]
-        del self.shapes[-2:]  # the last layer is plain
+    normed: False for h ← elu(W h + b).
+    """
+
+    def __init__(self, sizes: tuple[int, ...], normed: bool = True):
+        self.sizes, self.normed = tuple(sizes), normed
+        # W, b, gain and shift of the norm; the last layer has none
+        each = [((n_out, n_in), (n_out,), *[(n_out,)] * 2 * normed) for n_in, n_out in pairwise(sizes)]
+        self.shapes = [shape for layer in (*each[:-1], each[-1][:2]) for shape in layer]
         self._split = [math.prod(shape) for shape in self.shapes]
         self.num_parameters = sum(self._split)
 
@@ -37,10 +39,12 @@ class NormedMLP:
     def __call__(self, theta: Tensor, x: Tensor) -> Tensor:
         """Outputs (N, outputs) at inputs (N, inputs), of parameters θ (P,); differentiable in both."""
         parts = [part.view(shape) for part, shape in zip(theta.split(self._split), self.shapes, strict=True)]
-        for index in range(0, len(parts) - 2, 4):
-            weight, bias, gain, shift = parts[index : index + 4]
+        each = 4 if self.normed else 2
+        for index in range(0, len(parts) - 2, each):
+            weight, bias, *norm = parts[index : index + each]
             x = functional.elu(functional.linear(x, weight, bias))
-            x = functional.layer_norm(x, gain.shape, gain, shift)
+            if norm:
+                x = functional.layer_norm(x, norm[0].shape, *norm)
         return functional.linear(x, *parts[-2:])
 
 
@@ -50,8 +54,10 @@ class SquashedActor:
     A θ is (P,): the network's parameters, then log σ, one per action.
     """
 
+    normed, bounded = True, staticmethod(torch.tanh)
+
     def __init__(self, observations: int, hidden_sizes: tuple[int, ...], actions: int):
-        self.mlp, self.actions = NormedMLP((observations, *hidden_sizes, actions)), actions
+        self.mlp, self.actions = NormedMLP((observations, *hidden_sizes, actions), self.normed), actions
 
     def initialise(self, rng: np.random.Generator) -> Tensor:
         """A first θ."""
@@ -62,30 +68,12 @@ class SquashedActor:
         return theta[self.mlp.num_parameters :]
 
     def __call__(self, theta: Tensor, observation: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Actions (N, actions) in (−1, 1) at normalised observations; noise: ξ (N, actions), none for the mode."""
-        before = self.mlp(theta[: self.mlp.num_parameters], observation)
-        if noise is not None:
-            before = before + self.log_std(theta).exp() * noise
-        return torch.tanh(before)
+        """Actions (N, actions) within ±1 at normalised observations; noise: ξ (N, actions), none for the mode."""
+        mean = self.mlp(theta[: self.mlp.num_parameters], observation)
+        return self.bounded(mean if noise is None else mean + self.log_std(theta).exp() * noise)
 
 
-class ClippedActor:
-    """a = clip(μ_θ(s) + σ ξ, ±1), PPO's, with plain ELU layers; θ is (P,): weights and biases, then log σ."""
+class ClippedActor(SquashedActor):
+    """a = clip(μ_θ(s) + σ ξ, ±1), PPO's, without layer normalisation."""
 
-    def __init__(self, observations: int, hidden_sizes: tuple[int, ...], actions: int):
-        sizes, self.actions = (observations, *hidden_sizes, actions), actions
-        self.shapes = [
-            shape for inputs, outputs in pairwise(sizes) for shape in ((outputs, inputs), (outputs,))
-        ]
-        self.shapes.append((actions,))  # log σ
-
-    def __call__(self, theta: Tensor, observation: Tensor, noise: Tensor | None = None) -> Tensor:
-        """As `SquashedActor`; actions in [−1, 1]."""
-        split = theta.split([math.prod(shape) for shape in self.shapes])
-        *layers, log_std = (part.view(shape) for part, shape in zip(split, self.shapes, strict=True))
-        mean = observation
-        for index in range(0, len(layers), 2):
-            mean = functional.linear(functional.elu(mean) if index else mean, *layers[index : index + 2])
-        if noise is not None:
-            mean = mean + log_std.exp() * noise
-        return mean.clamp(-1, 1)
+    normed, bounded = False, staticmethod(partial(torch.clamp, min=-1, max=1))

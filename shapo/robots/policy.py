@@ -1,4 +1,4 @@
-"""A trained robot's policy, and a film of what it does."""
+"""A trained robot's policy."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from shapo.algorithms.networks import Acts, RunningNormalizer
-from shapo.checks import whole
-from shapo.robots.env import DifferentiableEnv
 from shapo.robots.networks import ClippedActor, SquashedActor
 from shapo.robots.simulator import ROBOTS
 from shapo.runs.identity import RunConfig
@@ -41,9 +39,8 @@ class RobotPolicy(Acts):
     def act(self, observation: np.ndarray | Tensor, rng: np.random.Generator | None) -> Tensor:
         """The mode, or a sample where a generator is given."""
         observation = torch.as_tensor(observation).float().to(self.mean.device)
-        noise = None
-        if rng is not None:
-            noise = torch.from_numpy(rng.standard_normal((len(observation), self.actor.actions), np.float32))
+        shape = len(observation), self.actor.actions
+        noise = None if rng is None else torch.from_numpy(rng.standard_normal(shape, np.float32))
         scaled = ((observation - self.mean) * self.scale).clamp(-self.clip, self.clip)
         return self.actor(self.theta, scaled, noise)
 
@@ -66,21 +63,3 @@ def ppo_policy(config: RunConfig, arrays: dict[str, np.ndarray]) -> RobotPolicy:
     theta = np.concatenate([weights[name].ravel() for name in names])
     scale = 1 / np.sqrt(arrays["normalizer/var"] + 1e-8)
     return RobotPolicy(actor, theta, arrays["normalizer/mean"], scale, clip=10.0)
-
-
-@torch.no_grad()
-def film(policy: RobotPolicy, task: str, steps: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """An episode by the policy's mode, until it ends or for `steps` control steps: where the robot's limbs are.
-
-    Returns what `figures.robot_frames` and `robot_animation` draw: ends (T, k, 2, 3) of its capsules before each step,
-    in metres, and their radii (k,).
-    """
-    env = DifferentiableEnv(task, num_envs=1, seed=seed, gradients=False)
-    observation, frames = env.reset(), []
-    for _ in range(whole(1)("steps", steps)):
-        limbs, radii = env.simulator.skeleton(env.q)
-        frames.append(limbs[0])
-        observation, _, terminated, truncated, _ = env.step(policy(observation))
-        if terminated[0] or truncated[0]:
-            break
-    return np.array(frames), radii

@@ -17,7 +17,6 @@ import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from shapo.checks import NonFiniteError
 from shapo.robots.env import DifferentiableEnv
 from shapo.robots.trainer import RobotTrainer, Window
 from shapo.runs.identity import RunConfig
@@ -52,10 +51,8 @@ class RobotVecEnv(VecEnv):
         self.window.append(before, reward, terminated, truncated, info)
         done, infos = terminated | truncated, [{} for _ in range(self.num_envs)]
         for i in done.nonzero()[:, 0].tolist():
-            infos[i] = {
-                "terminal_observation": info["final_observation"][i].numpy(),
-                "TimeLimit.truncated": bool(truncated[i]),
-            }
+            last = info["final_observation"][i].numpy()
+            infos[i] = {"terminal_observation": last, "TimeLimit.truncated": bool(truncated[i])}
         return observation.numpy(), reward.numpy().copy(), done.numpy(), infos
 
     def close(self) -> None:
@@ -111,18 +108,11 @@ class PPOTrainer(RobotTrainer):
         with _seeded(self.config.seed, self.epoch + 1):  # not + 0, which SeedSequence takes for none
             try:
                 self.model.learn(self.config.steps_per_epoch, log_interval=None, reset_num_timesteps=False)
-            except ValueError:  # how PyTorch's distributions refuse NaN
-                self._check_parameters()
-                raise
-        self._check_parameters()
+            finally:  # before the ValueError with which PyTorch's distributions refuse NaN
+                self.check_parameters(**{"actor or the critic": self.model.policy.parameters()})
         logged = self.model.logger.name_to_value
         log = {name: float(logged[theirs]) for theirs, name in LOGGED.items()}
         return self.account(self.robots.window, log, {"total": time.perf_counter() - clock})
-
-    def _check_parameters(self) -> None:
-        for parameter in self.model.policy.parameters():
-            if not torch.isfinite(parameter).all():
-                raise NonFiniteError("parameters of the actor or the critic became non-finite")
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         arrays, meta = super().state()
@@ -135,9 +125,8 @@ class PPOTrainer(RobotTrainer):
         for name, value in self.model.policy.state_dict().items():
             arrays[f"policy/{name}"] = value.numpy().copy()
         for index, moments in self.model.policy.optimizer.state_dict()["state"].items():
-            arrays |= prefixed(
-                f"adam/{index}", {name: value.numpy().copy() for name, value in moments.items()}
-            )
+            copies = {name: value.numpy().copy() for name, value in moments.items()}
+            arrays |= prefixed(f"adam/{index}", copies)
         return arrays, meta | {"num_timesteps": self.model.num_timesteps, "n_updates": self.model._n_updates}
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
@@ -150,9 +139,8 @@ class PPOTrainer(RobotTrainer):
             self.model._last_obs = arrays["observation"].copy()
             self.model._last_episode_starts = arrays["began"].copy()
         policy, optimizer = self.model.policy, self.model.policy.optimizer
-        policy.load_state_dict(
-            {name: torch.from_numpy(value.copy()) for name, value in unprefixed("policy", arrays).items()}
-        )
+        weights = unprefixed("policy", arrays).items()
+        policy.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights})
         moments: dict[int, dict] = {}
         for name, value in unprefixed("adam", arrays).items():
             index, moment = name.split("/")

@@ -11,11 +11,9 @@ the provenance: versions, commit and machine.
 from __future__ import annotations
 
 import functools
-import io
-import itertools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import joblib
@@ -40,6 +38,7 @@ FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of k_e and k_d in training, Figure 1
 KEY = ["run_id", "policy", "noise", "stiffness", "damping", "friction", "count", "seed"]
 
 
+@one_thread()
 @torch.no_grad()
 def rollouts(
     policy: RobotPolicy, task: str, count: int = 100, condition: Condition | None = None, seed: int = 0
@@ -49,13 +48,9 @@ def rollouts(
     failed: fell, or diverged. The policy acts by its mode. The same seed gives the same starts and the same noise to
     every policy and condition. Raises ValueError for an unknown task or condition, or one out of range.
     """
-    condition, env = checked(condition or {}), _env(task, whole(1)("count", count))
-    robot = env.robot
-    env.set_contact(
-        condition.get("stiffness", robot.stiffness), condition.get("damping", robot.damping),
-        condition.get("friction", robot.friction),
-    )  # fmt: skip
-    noise, draws = condition.get("noise", 0.0), np.random.default_rng([seed, 1])
+    env, condition = _env(task, whole(1)("count", count)), in_full(task, condition or {})
+    noise, draws = condition.pop("noise"), np.random.default_rng([seed, 1])
+    env.simulator.set_contact(**condition)
     env.rng = np.random.default_rng([seed, 0])
     observation = env.reset()
     table = {
@@ -76,54 +71,19 @@ def rollouts(
     return pd.DataFrame({name: values.numpy() for name, values in table.items()})
 
 
-def sweep(
-    policies: Mapping[str, Sequence[RobotPolicy]], task: str, conditions: Sequence[Condition], count: int = 100,
-    seed: int = 0, progress: bool = True,
-) -> pd.DataFrame:  # fmt: skip
-    """`rollouts` of every policy under every condition, on all cores, in one table.
-
-    policies: by algorithm, one per training seed. Columns: algorithm, policy (its index), those of the conditions,
-    rollout, and those of `rollouts`. Raises ValueError where there is nothing to roll out, and as `rollouts` does.
-    """
-    conditions = [checked(condition) for condition in conditions]
-    jobs = [
-        ({"algorithm": algorithm, "policy": index} | condition, policy, condition)
-        for algorithm, trained in policies.items()
-        for index, policy in enumerate(trained)
-        for condition in conditions
-    ]
-    if not jobs:
-        raise ValueError(f"policies and conditions must not be empty; got {policies!r} and {conditions!r}")
-    calls = (
-        joblib.delayed(_labelled)(label, policy, task, count, condition, seed)
-        for label, policy, condition in jobs
-    )
-    results = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(jobs)), return_as="generator")(calls)
-    bar = tqdm(
-        results,
-        total=len(jobs),
-        desc=f"{task} robustness",
-        unit="sweep",
-        file=sys.stdout,
-        disable=not progress,
-    )
-    return pd.concat(bar, ignore_index=True)
-
-
-def checked(condition: Condition) -> dict[str, float]:
-    """The condition as plain numbers. Raises ValueError for names and values that mean nothing."""
+def in_full(task: str, condition: Condition) -> dict[str, float]:
+    """The condition as plain numbers; what it does not name is as in training. Raises ValueError for nonsense."""
     unknown = condition.keys() - RULES.keys()
     if unknown:
         raise ValueError(f"a condition may name {', '.join(RULES)}; got {', '.join(sorted(unknown))}")
-    return {name: RULES[name](name, value) for name, value in condition.items()}
-
-
-def _labelled(
-    label: Mapping, policy: RobotPolicy, task: str, count: int, condition: Condition, seed: int
-) -> pd.DataFrame:
-    with one_thread():
-        table = rollouts(policy, task, count, condition, seed)
-    return table.assign(**label, rollout=np.arange(len(table)))[[*label, "rollout", *table]]
+    robot = ROBOTS[task]
+    trained = {
+        "noise": 0.0,
+        "stiffness": robot.stiffness,
+        "damping": robot.damping,
+        "friction": robot.friction,
+    }
+    return trained | {name: RULES[name](name, value) for name, value in condition.items()}
 
 
 @functools.lru_cache(maxsize=2)  # to make one takes longer than to set its contacts
@@ -143,47 +103,59 @@ def friction() -> list[Condition]:
 
 def ground(task: str) -> list[Condition]:
     """Figure 1: every stiffness with every damping."""
-    robot = ROBOTS[task]
-    return [
-        {"stiffness": k_e * robot.stiffness, "damping": k_d * robot.damping}
-        for k_e, k_d in itertools.product(FACTORS, FACTORS)
-    ]
+    stiffness, damping = ROBOTS[task].stiffness, ROBOTS[task].damping
+    return [{"stiffness": a * stiffness, "damping": b * damping} for a in FACTORS for b in FACTORS]
 
 
-def kept_sweep(
+def cached_sweep(
     runs: Mapping[str, Sequence[Run]], conditions: Sequence[Condition], count: int = 100, seed: int = 0,
     store: Path | None = None, progress: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
-    """`sweep` of the policies of trained runs; what `store` has is read there, what it has not is added.
+    """`rollouts` of every trained policy under every condition, on all cores, in one table.
 
-    runs: by algorithm; those that are not available are left out. Returns a row per rollout: algorithm, those of
-    KEY, return, length, failed, diverged, provenance. store: a parquet file; None keeps nothing.
+    What `store` has is read there, what it has not is added. runs: by algorithm; those that are not available are left
+    out. Returns a row per rollout: algorithm, those of KEY, return, length, failed, diverged, provenance. store: a
+    parquet file; None keeps nothing. Raises ValueError as `rollouts` does.
     """
     kept = pd.read_parquet(store) if store is not None and store.exists() else pd.DataFrame(columns=KEY)
     have = set(kept[KEY].drop_duplicates().itertuples(index=False, name=None))
     wanted = [(algorithm, run) for algorithm, several in runs.items() for run in several if run.available]
-    bar = tqdm(wanted, desc="robustness", unit="policy", file=sys.stdout, disable=not progress)
+    keys = {run: _keys(run, conditions, count, seed) for _, run in wanted}
+    total, shown = sum(map(len, keys.values())), {"unit": "condition", "disable": not progress}
+    bar = tqdm(total=total, desc="robustness", file=sys.stdout, **shown)
     tables = []
-    for algorithm, run in bar:
-        policy = run.actor
-        identity = {"run_id": run.config.run_id, "policy": policy.digest}
-        keys = list(dict.fromkeys(_key(run, policy, condition, count, seed) for condition in conditions))
-        if missing := [dict(zip(KEY[2:6], key[2:6], strict=True)) for key in keys if key not in have]:
-            fresh = sweep({"": [policy]}, run.config.task, missing, count, seed, progress=False)
-            identity |= {"count": count, "seed": seed, "provenance": json.dumps(provenance())}
-            fresh = fresh.drop(columns="algorithm").assign(**identity)
-            kept = _added(kept, fresh.astype({"return": np.float32, "length": np.int32}), store)
-            have |= set(keys)
-        chosen = pd.DataFrame(keys, columns=KEY)
-        tables.append(chosen.merge(kept, on=KEY, validate="one_to_many").assign(algorithm=algorithm))
+    with bar:
+        for algorithm, run in wanted:
+            missing = [key for key in keys[run] if key not in have]
+            bar.set_postfix_str(f"{algorithm}, seed {run.config.seed}")
+            bar.update(len(keys[run]) - len(missing))
+            if missing:
+                kept = _added(kept, pd.concat(_rolled_out(run, missing, bar), ignore_index=True), store)
+                have |= set(missing)
+            chosen = pd.DataFrame(keys[run], columns=KEY)
+            tables.append(chosen.merge(kept, on=KEY, validate="one_to_many").assign(algorithm=algorithm))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["algorithm", *KEY])
 
 
-def _key(run: Run, policy: RobotPolicy, condition: Condition, count: int, seed: int) -> tuple:
-    """The condition with what it does not name as in training."""
-    robot = ROBOTS[run.config.task]
-    full = {"noise": 0.0, "stiffness": robot.stiffness, "damping": robot.damping, "friction": robot.friction}
-    return run.config.run_id, policy.digest, *(full | checked(condition)).values(), count, seed
+def _keys(run: Run, conditions: Sequence[Condition], count: int, seed: int) -> list[tuple]:
+    """A key per condition; equal ones once."""
+    policy, full = (
+        (run.config.run_id, run.actor.digest),
+        (in_full(run.config.task, one) for one in conditions),
+    )
+    return list(dict.fromkeys((*policy, *condition.values(), count, seed) for condition in full))
+
+
+def _rolled_out(run: Run, keys: Sequence[tuple], bar: tqdm) -> Iterator[pd.DataFrame]:
+    """A table per key, with the columns of KEY, rollout, those of `rollouts`, and provenance."""
+    call, policy, task = joblib.delayed(rollouts), run.actor, run.config.task
+    calls = (call(policy, task, key[6], dict(zip(RULES, key[2:6], strict=True)), key[7]) for key in keys)
+    made = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(keys)), return_as="generator")(calls)
+    for key, table in zip(keys, made, strict=True):
+        table = table.astype({"return": np.float32, "length": np.int32})
+        label = dict(zip(KEY, key, strict=True))
+        bar.update()
+        yield table.assign(**label, rollout=np.arange(len(table)), provenance=json.dumps(provenance()))
 
 
 def _added(kept: pd.DataFrame, fresh: pd.DataFrame, store: Path | None) -> pd.DataFrame:
@@ -194,7 +166,5 @@ def _added(kept: pd.DataFrame, fresh: pd.DataFrame, store: Path | None) -> pd.Da
     with lock_of(store):
         there = pd.read_parquet(store) if store.exists() else fresh[:0]
         both = pd.concat([there, fresh], ignore_index=True).drop_duplicates([*KEY, "rollout"])
-        buffer = io.BytesIO()
-        both.to_parquet(buffer, index=False, compression="zstd")
-        write_atomically(store, buffer.getvalue())
+        write_atomically(store, both.to_parquet(index=False, compression="zstd"))
     return both

@@ -36,8 +36,7 @@ def td_lambda_targets(
 ) -> Tensor:
     """Ṽ(s_t) = r_t + γ [(1 − λ) V(s_{t+1}) + λ Ṽ(s_{t+1})], and r_t + γ V(s_{t+1}) where the trajectory ends.
 
-    All are (h, N). next_value: V of the state reached, 0 where that is a fall. ends: of the episode; the last row
-    counts as one.
+    All are (h, N). next_value: V of the state reached, 0 after a fall. ends: of episodes; the last row is one.
     """
     targets, after = torch.empty_like(reward), next_value[-1]
     for t in reversed(range(len(reward))):
@@ -108,7 +107,7 @@ class SHACTrainer(RobotTrainer):
 
     def update_actor(self) -> tuple[Window, dict]:
         """One step of the actor; returns the window that training goes on from, and what to record."""
-        shac, start = self.algorithm, self.place()
+        shac, start = self.algorithm, self.snapshot()
         noise = self.rngs["noise"].standard_normal((shac.horizon, *self.env.action.shape), np.float32)
         noise = torch.from_numpy(noise)
         windows, after, seconds = [], [], {"rollout": 0.0, "actor": 0.0}
@@ -117,11 +116,11 @@ class SHACTrainer(RobotTrainer):
         def gradient_at(theta: Tensor) -> Tensor:
             """∇ of the objective −L by one window; each starts in the same states, with the same noise."""
             env = self.env if windows else self.ascent_env
-            self.put(start, env)
+            self.restore_envs(start, env)
             theta = theta.detach().requires_grad_()
             began = time.perf_counter()
             windows.append(self.rollout(theta, noise[:, : env.num_envs], env=env))
-            after.append(self.place())
+            after.append(self.snapshot())
             rolled_out = time.perf_counter()
             (gradient,) = torch.autograd.grad(-windows[-1].loss, theta)
             seconds["rollout"] += rolled_out - began
@@ -137,7 +136,7 @@ class SHACTrainer(RobotTrainer):
         with seeded_torch(self.config.seed, self.epoch):
             gradient = sharpness_aware_gradient(gradient_at, theta, perturb)
         kept = -1 if self.config.along_perturbed else 0
-        self.put(after[kept])
+        self.restore_envs(after[kept])
         self.theta.grad = -gradient
         norm = torch.nn.utils.clip_grad_norm_([self.theta], shac.max_grad_norm)
         self.optimizers["actor"].step()
@@ -150,14 +149,13 @@ class SHACTrainer(RobotTrainer):
     def fit_critic(self, window: Window) -> float:
         """Regresses V on the TD(λ) targets of the window; returns the mean loss of the last pass."""
         shac = self.algorithm
-        stacked = {name: torch.stack(getattr(window, name)) for name in ("reward", "terminated", "truncated")}
+        reward, fell, cut_off = map(torch.stack, (window.reward, window.terminated, window.truncated))
         with torch.no_grad():
             observation = self.normalised(torch.cat(window.observation))
-            next_value = self.value(self.target_phi, torch.cat(window.final)).view_as(stacked["reward"])
-            next_value = torch.where(stacked["terminated"], 0.0, next_value)
-            ends = stacked["terminated"] | stacked["truncated"]
+            next_value = self.value(self.target_phi, torch.cat(window.final)).view_as(reward)
+            next_value = torch.where(fell, 0.0, next_value)
             target = td_lambda_targets(
-                stacked["reward"], next_value, ends, shac.gamma, shac.td_lambda
+                reward, next_value, fell | cut_off, shac.gamma, shac.td_lambda
             ).flatten()
         for _ in range(shac.critic_passes):
             losses = []
@@ -187,7 +185,7 @@ class SHACTrainer(RobotTrainer):
         critic_loss = self.fit_critic(window)
         clock.append(time.perf_counter())
         self.normalizer.update(torch.cat(window.observation).double().numpy())
-        self._check_parameters()
+        self.check_parameters(actor=[self.theta], critic=[self.phi])
         self.totals["dropped_gradients"] += self._dropped_gradients() - dropped
         log |= {
             "critic_loss": critic_loss,
@@ -198,11 +196,6 @@ class SHACTrainer(RobotTrainer):
 
     def _dropped_gradients(self) -> int:
         return sum(env.simulator.dropped_gradients for env in {self.env, self.ascent_env})
-
-    def _check_parameters(self) -> None:
-        for name, parameters in (("actor", self.theta), ("critic", self.phi)):
-            if not torch.isfinite(parameters).all():
-                raise NonFiniteError(f"parameters of the {name} became non-finite")
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         arrays, meta = super().state()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shapo.checks import NonFiniteError
 from shapo.robots.env import DifferentiableEnv
 from shapo.runs.identity import RunConfig
 from shapo.runs.store import prefixed, unprefixed
@@ -28,9 +29,7 @@ class Window:
     diverged: list[Tensor] = field(default_factory=list)
     loss: Tensor | float = 0.0  # SHAC's (2), with its graph
 
-    def append(
-        self, observation: Tensor, reward: Tensor, terminated: Tensor, truncated: Tensor, info: dict
-    ) -> None:
+    def append(self, observation, reward, terminated, truncated, info: dict) -> None:
         """A step from `observation`, of which `DifferentiableEnv.step` returned the others."""
         step = {
             "observation": observation, "final": info["final_observation"], "reward": reward,
@@ -52,13 +51,12 @@ class RobotTrainer(RunTrainer):
 
         Episodes that diverged are counted in `diverged`, and left out of the means.
         """
+        names = "reward", "terminated", "truncated", "diverged"
         reward, terminated, truncated, diverged = (
-            torch.stack(getattr(window, name)).numpy()
-            for name in ("reward", "terminated", "truncated", "diverged")
+            torch.stack(getattr(window, name)).numpy() for name in names
         )
-        finished = self.finish_episodes(
-            {"return": reward}, terminated | truncated, failed=terminated, diverged=diverged
-        )
+        marks = {"failed": terminated, "diverged": diverged}
+        finished = self.finish_episodes({"return": reward}, terminated | truncated, **marks)
         self.totals["diverged"] += sum(episode["diverged"] for episode in finished)
         sound = [episode for episode in finished if not episode["diverged"]]
         row = {
@@ -68,24 +66,27 @@ class RobotTrainer(RunTrainer):
         }  # fmt: skip
         return self.finish_epoch(row, seconds)
 
-    def place(self) -> tuple[dict, dict]:
+    def snapshot(self) -> tuple[dict, dict]:
         """Where the environments stand: (arrays, JSON-able values)."""
         return self.env.state_dict(), self.env.rng_state()
 
-    def put(self, place: tuple[dict, dict], env: DifferentiableEnv | None = None) -> None:
+    def restore_envs(self, snapshot: tuple[dict, dict], env: DifferentiableEnv | None = None) -> None:
         """Back to where they stood; or the first of them into `env`, as many as it has."""
-        arrays, rng = place
-        if env is not None:
-            arrays = {name: array[: env.num_envs] for name, array in arrays.items()}
-        env = env or self.env
-        env.load_state_dict(arrays)
+        env, (arrays, rng) = env or self.env, snapshot
+        env.load_state_dict({name: array[: env.num_envs] for name, array in arrays.items()})
         env.load_rng_state(rng)
+
+    def check_parameters(self, **networks: Iterable[Tensor]) -> None:
+        """Raises NonFiniteError, naming the network."""
+        for name, parameters in networks.items():
+            if not all(torch.isfinite(parameter).all() for parameter in parameters):
+                raise NonFiniteError(f"parameters of the {name} became non-finite")
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         arrays, meta = super().state()
-        place, rng = self.place()
-        return arrays | prefixed("env", place), meta | {"env_rng": rng}
+        envs, rng = self.snapshot()
+        return arrays | prefixed("env", envs), meta | {"env_rng": rng}
 
     def restore(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         super().restore(arrays, meta)
-        self.put((unprefixed("env", arrays), meta["env_rng"]))
+        self.restore_envs((unprefixed("env", arrays), meta["env_rng"]))

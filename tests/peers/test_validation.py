@@ -17,12 +17,12 @@ from shapo.algorithms.advantages import gae
 from shapo.algorithms.critics import Critics
 from shapo.algorithms.fisher import GaussianFisher
 from shapo.algorithms.networks import GaussianActor, RunningNormalizer, gaussian_kl
-from shapo.peers import omnisafe as omnisafe_adapter
-from shapo.peers import validation
+from shapo.peers import omnisafe, validation
+from shapo.peers.measuring import is_installed
 from shapo.runs import shipped
 from shapo.runs.workers import ONE_THREAD
 
-needs_omnisafe = pytest.mark.skipif(not validation.omnisafe_is_installed(), reason="OmniSafe is optional")
+needs_omnisafe = pytest.mark.skipif(not is_installed("omnisafe"), reason="OmniSafe is optional")
 LAPTOP = validation.experiment("laptop")
 
 
@@ -44,11 +44,11 @@ def policy():
     )
 
 
-def test_their_fisher_with_their_damping_is_half_of_ours_with_ours(policy):
+def test_their_damped_fisher_is_half_of_ours(policy):
     """Theirs, from its definition: the second derivative of the KL averaged over states *and* action components."""
     actor, observation, v = policy
     config = LAPTOP["TRPO-Lag"][0]
-    custom = omnisafe_adapter.settings(config)["algo_cfgs"]
+    custom = omnisafe.settings(config)["algo_cfgs"]
     theta = actor.theta.clone().requires_grad_()
     old = torch.distributions.Normal(actor.mean(observation), actor.log_std().exp())
     new = torch.distributions.Normal(actor.mean(observation, theta), actor.log_std(theta).exp())
@@ -69,7 +69,7 @@ def test_their_kl_bound_is_ours(policy):
     means = actor.mean(observation), actor.mean(observation, moved)
     ours = gaussian_kl(means[0], actor.log_std(), means[1], actor.log_std(moved)).mean()
     config = LAPTOP["CPO"][0]
-    bound = omnisafe_adapter.settings(config)["algo_cfgs"]["target_kl"]
+    bound = omnisafe.settings(config)["algo_cfgs"]["target_kl"]
     torch.testing.assert_close(theirs / bound, ours / config.resolved.algorithm.target_kl)
 
 
@@ -79,7 +79,7 @@ def test_the_settings_of_the_comparison_are_omnisafes_defaults():
         assert [config.seed for config in configs] == list(range(validation.SEEDS[name]))
         assert len(configs) >= 3
         assert {config.total_steps for config in configs} == {validation.TOTAL_STEPS} >= {300_000}
-        custom = omnisafe_adapter.settings(configs[0])
+        custom = omnisafe.settings(configs[0])
         assert custom["algo_cfgs"] == {
             "steps_per_epoch": 20_000, "update_iters": 10, "batch_size": 128, "target_kl": 0.01, "cg_damping": 0.1,
             "cg_iters": 15, "gamma": 0.99, "cost_gamma": 0.99, "lam": 0.95, "lam_c": 0.95, "max_grad_norm": 40.0,
@@ -88,7 +88,7 @@ def test_the_settings_of_the_comparison_are_omnisafes_defaults():
         assert (
             configs[0].steps_per_epoch == 1000 * configs[0].num_envs
         )  # whole episodes: both reset at the same time
-    pid = omnisafe_adapter.settings(LAPTOP["TRPO-PID"][0])["lagrange_cfgs"]
+    pid = omnisafe.settings(LAPTOP["TRPO-PID"][0])["lagrange_cfgs"]
     assert pid == {
         "cost_limit": 10.0, "lagrangian_multiplier_init": 0.001, "pid_kp": 0.1, "pid_ki": 0.01, "pid_kd": 0.01,
         "pid_d_delay": 10, "pid_delta_p_ema_alpha": 0.95, "pid_delta_d_ema_alpha": 0.95,
@@ -106,7 +106,7 @@ def test_the_settings_of_the_comparison_are_omnisafes_defaults():
 )
 def test_what_omnisafe_does_not_have_is_refused(change):
     with pytest.raises(ValueError, match="OmniSafe"):
-        omnisafe_adapter.settings(replace(LAPTOP["CPO"][0], **change))
+        omnisafe.settings(replace(LAPTOP["CPO"][0], **change))
 
 
 def curves(shift=0.0):
@@ -129,7 +129,7 @@ def test_the_last_quarter_is_the_mean_of_its_epochs():
     assert runs["λ"].isna().all()
 
 
-def test_differences_carry_welchs_interval_and_find_a_shift_that_is_there():
+def test_differences_carry_welchs_interval_and_find_a_shift():
     runs = validation.last_quarter(curves(shift=50.0))
     table = validation.differences(runs).set_index("metric")
     us, them = (runs.loc[runs.variant == side, "return"].to_numpy() for side in validation.SIDES)
@@ -174,7 +174,7 @@ def test_the_shipped_curves_of_ours_come_from_the_pack():
 
 def _replay():
     """OmniSafe's wrapper and our environment under the same actions, over the end of an epoch: largest differences."""
-    env = omnisafe_adapter.environment()("PointGoal1-v0", num_envs=2)
+    env = omnisafe.environment()("PointGoal1-v0", num_envs=2)
     env.set_seed(3)
     ours = shapo.make_env("PointGoal1-v0", 2, seed=int(np.random.SeedSequence(3).generate_state(1)[0] >> 1))
     observation, worst, finals = ours.reset()[0], 0.0, 0
@@ -204,7 +204,7 @@ def test_omnisafe_sees_the_environments_that_ours_see():
 
 def _shadow(name, cost_limit):
     config = replace(validation.experiment("smoke")[name][0], cost_limit=cost_limit)
-    return [omnisafe_adapter.shadow(config, eps) for eps in (1e-6, 0.0)]
+    return [omnisafe.shadow(config, eps) for eps in (1e-6, 0.0)]
 
 
 @needs_omnisafe
@@ -225,7 +225,7 @@ def test_an_update_of_ours_is_an_update_of_omnisafes(name, cost_limit):
 
 def _parts():
     """Largest differences, on the same data, between OmniSafe's normaliser, advantages and critics and ours."""
-    omnisafe_adapter.environment()
+    omnisafe.environment()
     from omnisafe.common.normalizer import Normalizer
 
     rng, theirs, ours = np.random.default_rng(0), Normalizer((7,), clip=5), RunningNormalizer(7)
@@ -235,7 +235,7 @@ def _parts():
         gap = theirs.normalize(torch.from_numpy(batch).float()) - ours(batch)
         worst["normaliser"] = max(worst["normaliser"], gap[:, :6].abs().max().item())
     config = replace(validation.experiment("smoke")["TRPO-Lag"][0], total_steps=2000, minibatch_size=2000)
-    with omnisafe_adapter._agent(config) as (agent, _):
+    with omnisafe.agent_for(config) as (agent, _):
         networks, get = [agent._actor_critic.reward_critic, agent._actor_critic.cost_critic], agent._buf.get
 
         def flat():
@@ -269,7 +269,7 @@ def test_the_other_parts_are_omnisafes_too():
 @needs_omnisafe
 def test_a_run_of_omnisafes_gives_a_curve():
     config = validation.experiment("smoke")["CPO"][0]
-    table = apart(omnisafe_adapter.train, config)
+    table = apart(omnisafe.train, config)
     assert list(table["epoch"]) == [1, 2] and list(table["steps"]) == [2000, 4000]
     assert np.isfinite(table[["episode_return", "episode_cost", "J_C", "std"]]).all(axis=None)
     np.testing.assert_allclose(table["J_C"], table["episode_cost"].expanding().mean(), rtol=1e-5)

@@ -1,6 +1,7 @@
 """Rollouts that are kept: complete, made once, and those of the policies they are said to be of."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -29,44 +30,35 @@ def short_episodes(monkeypatch):
 
 @pytest.fixture
 def runs(tmp_path):
-    return {
-        name: [
-            shapo.train(
-                RobotConfig(**(vars(CONFIG) | {"seed": seed})), runs=tmp_path / "runs", progress=False
-            )
-        ]
-        for seed, name in enumerate(("one", "two"))
-    }
+    configs = {"one": CONFIG, "two": replace(CONFIG, seed=1)}
+    return {name: [shapo.train(c, runs=tmp_path / "runs", progress=False)] for name, c in configs.items()}
 
 
 def test_what_is_kept_is_not_made_again(runs, tmp_path, monkeypatch):
     store, conditions = tmp_path / "data" / "rollouts.parquet", [{"noise": 0.0}, {"friction": 0.1}]
-    first = robustness.kept_sweep(runs, conditions, count=3, store=store, progress=False)
+    first = robustness.cached_sweep(runs, conditions, count=3, store=store, progress=False)
     assert first.groupby(["algorithm", "noise", "friction"]).size().tolist() == [3] * 4
-    made, sweep = [], robustness.sweep
-    monkeypatch.setattr(robustness, "sweep", lambda *a, **k: made.append(a) or sweep(*a, **k))
-    again = robustness.kept_sweep(runs, conditions, count=3, store=store, progress=False)
+    made, rolled_out = [], robustness._rolled_out
+    monkeypatch.setattr(robustness, "_rolled_out", lambda *a: made.append(a[1]) or rolled_out(*a))
+    again = robustness.cached_sweep(runs, conditions, count=3, store=store, progress=False)
     assert not made
     pd.testing.assert_frame_equal(again, first)
     # {} is the condition of training, under whatever name; another seed and count are other rollouts
-    assert len(robustness.kept_sweep(runs, [{}], count=3, store=store, progress=False)) == 6 and not made
-    robustness.kept_sweep(runs, [{}, {"noise": 0.5}], count=3, store=store, progress=False)
-    assert [[c["noise"] for c in arguments[2]] for arguments in made] == [[0.5], [0.5]]
-    robustness.kept_sweep(runs, [{}], count=3, seed=1, store=store, progress=False)
+    assert len(robustness.cached_sweep(runs, [{}], count=3, store=store, progress=False)) == 6 and not made
+    robustness.cached_sweep(runs, [{}, {"noise": 0.5}], count=3, store=store, progress=False)
+    assert [[key[2] for key in keys] for keys in made] == [[0.5], [0.5]]
+    robustness.cached_sweep(runs, [{}], count=3, seed=1, store=store, progress=False)
     assert len(made) == 4
     assert [path.name for path in store.parent.glob("[!.]*")] == ["rollouts.parquet"]  # and its lock
 
 
-def test_another_policy_of_the_same_config_has_rollouts_of_its_own(runs, tmp_path):
+def test_another_policy_of_a_config_has_rollouts_of_its_own(runs, tmp_path):
     store, run = tmp_path / "rollouts.parquet", runs["one"][0]
-    before = robustness.kept_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
+    before = robustness.cached_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
     arrays, meta = run.load()
-    arrays = arrays | {"theta": arrays["theta"] + np.float32(0.1)}
-    run.save(
-        arrays,
-        {name: value for name, value in meta.items() if name not in ("config", "method", "provenance")},
-    )
-    after = robustness.kept_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
+    meta = {name: value for name, value in meta.items() if name not in ("config", "method", "provenance")}
+    run.save(arrays | {"theta": arrays["theta"] + np.float32(0.1)}, meta)
+    after = robustness.cached_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
     assert (after["return"] != before["return"]).all() and len(pd.read_parquet(store)) == 6
 
 
@@ -75,18 +67,18 @@ def test_what_another_process_added_meanwhile_stays(runs, tmp_path, monkeypatch)
 
     def others_first(kept, fresh, path):
         monkeypatch.setattr(robustness, "_added", added)
-        robustness.kept_sweep({"two": runs["two"]}, [{}], count=3, store=store, progress=False)
+        robustness.cached_sweep({"two": runs["two"]}, [{}], count=3, store=store, progress=False)
         return added(kept, fresh, path)
 
     monkeypatch.setattr(robustness, "_added", others_first)
-    table = robustness.kept_sweep(
+    table = robustness.cached_sweep(
         {"one": runs["one"]}, [{}, {"noise": 0.0}], count=3, store=store, progress=False
     )
     assert len(table) == 3 and pd.read_parquet(store).run_id.nunique() == 2
 
 
-def test_they_are_the_rollouts_of_that_policy_under_that_condition(runs, tmp_path):
-    table = robustness.kept_sweep(runs, [{"noise": 0.5, "damping": 10.0}], count=3, progress=False)
+def test_rollouts_are_of_their_policy_and_condition(runs, tmp_path):
+    table = robustness.cached_sweep(runs, [{"noise": 0.5, "damping": 10.0}], count=3, progress=False)
     for name, (run,) in runs.items():
         expected = rollouts(run.actor, "DiffAnt", 3, {"noise": 0.5, "damping": 10.0})
         found = table[table.algorithm == name]
@@ -98,11 +90,19 @@ def test_they_are_the_rollouts_of_that_policy_under_that_condition(runs, tmp_pat
 
 def test_runs_that_are_not_there_are_left_out(runs, tmp_path):
     absent = {"three": [shapo.Run(RobotConfig(seed=9), tmp_path / "runs")]}
-    assert set(robustness.kept_sweep(runs | absent, [{}], count=3, progress=False).algorithm) == {
-        "one",
-        "two",
-    }
-    assert robustness.kept_sweep(absent, [{}], count=3, progress=False).empty
+    found = robustness.cached_sweep(runs | absent, [{}], count=3, progress=False)
+    assert set(found.algorithm) == {"one", "two"}
+    assert robustness.cached_sweep(absent, [{}], count=3, progress=False).empty
+
+
+def test_a_sweep_is_every_policy_under_every_condition(runs, capsys):
+    several = {"SHAC": runs["one"] * 2, "PPO": runs["two"]}
+    table = robustness.cached_sweep(several, [{"noise": 0.0}, {"noise": 0.5}], count=3)
+    groups = table.groupby(["algorithm", "noise"])["return"].apply(list)
+    assert groups.map(len).to_dict() == {("PPO", 0.0): 3, ("PPO", 0.5): 3, ("SHAC", 0.0): 6, ("SHAC", 0.5): 6}
+    assert groups["SHAC", 0.5][:3] == groups["SHAC", 0.5][3:] != groups["SHAC", 0.0][:3]
+    first, *_ = (line for line in capsys.readouterr().out.splitlines() if "SHAC" in line)
+    assert "0/" in first and "SHAC, seed 0" in first  # a bar that stands at 0 says what it waits for
 
 
 def test_the_figures_conditions_contain_those_of_training():

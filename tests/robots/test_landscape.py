@@ -73,7 +73,7 @@ def test_an_earlier_window_is_another(around):
 
 
 @pytest.mark.parametrize("measure", [sharpness, ascents])
-def test_directions_are_judged_on_windows_that_the_search_did_not_see(networks, monkeypatch, measure):
+def test_directions_are_judged_on_windows_unseen_by_the_search(networks, monkeypatch, measure):
     """Neither the states they begin in nor their noise; what `advance` rolls out is no judgement."""
     searched, judged = [], []
     gradient, loss, advance = Landscape.gradient, Landscape.loss, Landscape.advance

@@ -64,7 +64,7 @@ def test_the_policy_is_the_one_that_was_trained(whole):
     assert (far.abs() <= 1).all()
 
 
-def test_it_accounts_for_every_step_and_values_what_the_clock_cut_off(monkeypatch):
+def test_ppo_values_what_the_clock_cut_off_and_no_fall(monkeypatch):
     """A robot that falls is worth nothing more; one whose time is up is worth V of the state it reached."""
     trainer, scaled = CONFIG.trainer(), []
     trainer.robots.env.length[:] = trainer.env.episode_length - 3  # the clock runs out in the third step

@@ -81,10 +81,10 @@ def test_the_loss_is_equation_2(trainer):
 
 
 def test_the_gradient_is_that_of_central_differences(trainer):
-    theta, place, xi = trainer.theta.detach(), trainer.place(), noise(trainer, 4)
+    theta, place, xi = trainer.theta.detach(), trainer.snapshot(), noise(trainer, 4)
 
     def loss(theta: torch.Tensor) -> torch.Tensor:
-        trainer.put(place)
+        trainer.restore_envs(place)
         return trainer.rollout(theta, xi).loss
 
     (gradient,) = torch.autograd.grad(loss(leaf := theta.clone().requires_grad_()), leaf)
@@ -129,7 +129,7 @@ def test_sam_is_asam_with_t_the_identity():
     )
 
 
-def test_both_rollouts_start_in_the_same_states_with_the_same_noise(trainer, monkeypatch):
+def test_both_rollouts_share_start_states_and_noise(trainer, monkeypatch):
     seen = []
     rollout = trainer.rollout
 
@@ -154,21 +154,21 @@ def test_both_rollouts_start_in_the_same_states_with_the_same_noise(trainer, mon
     torch.testing.assert_close(trainer.env.observation()[::2], plain.final[-1][::2], rtol=0, atol=0)
 
 
-def test_an_ascent_on_few_robots_takes_epsilon_from_the_first_of_them(monkeypatch):
+def test_few_robots_ascending_are_the_first_ones(monkeypatch):
     """ε is that of `ascent_envs` robots; the update and all that follows come from all robots at θ + ε."""
     trainer = replace(CONFIG, actor=AdaptiveSAM(0.5), ascent_envs=2).trainer()
     trainer._freeze_normaliser()
     trainer.env.q[1, 2] = 0.1  # falls, so that a fresh start is drawn, in the ascent too
-    place, theta, xi = trainer.place(), trainer.theta.detach().clone(), noise(trainer, 4)
+    place, theta, xi = trainer.snapshot(), trainer.theta.detach().clone(), noise(trainer, 4)
     leaf = theta.clone().requires_grad_()
     of_two = trainer.rollout(leaf, xi, torch.tensor([1.0, 1.0, 0.0, 0.0]))
     (gradient,) = torch.autograd.grad(-of_two.loss, leaf)
     perturbed = theta + AdaptiveSAM(0.5)(gradient, Euclidean(theta), 1)
-    trainer.put(place)
+    trainer.restore_envs(place)
     expected = trainer.rollout(perturbed, xi)
     reached = trainer.env.observation()
 
-    trainer.put(place)
+    trainer.restore_envs(place)
     monkeypatch.setitem(trainer.rngs, "noise", SameNoise(xi.numpy()))
     window, log = trainer.update_actor()
     torch.testing.assert_close(torch.stack(window.reward), torch.stack(expected.reward))
@@ -195,7 +195,7 @@ class SameNoise:
         self.standard_normal = lambda shape, dtype: noise
 
 
-def test_a_robot_that_diverges_is_counted_and_reported_and_spoils_nothing(trainer, monkeypatch):
+def test_a_robot_that_diverges_is_counted_and_spoils_nothing(trainer, monkeypatch):
     step, breaks = trainer.env.simulator.step, torch.tensor([[False], [True], [False], [False]])
 
     def breaking(*inputs):
@@ -222,7 +222,7 @@ def test_rho_to_0_is_shac_to_the_last_bit(tmp_path):
     assert plain.to_csv() == asam.to_csv()
 
 
-def test_along_perturbed_only_the_trajectory_differs_that_training_goes_on_along(monkeypatch):
+def test_along_perturbed_changes_the_trajectory_alone(monkeypatch):
     """The same step of the actor; next states, critic and scale of observations from the rollout at θ + ε."""
     made = {
         way: replace(CONFIG, actor=AdaptiveSAM(0.5), along_perturbed=way).trainer() for way in (False, True)
@@ -289,9 +289,9 @@ def test_a_study_takes_it(tmp_path):
 
 
 def test_steps_along_the_gradient_lower_the_loss_of_their_window(trainer):
-    place, losses = trainer.place(), []
+    place, losses = trainer.snapshot(), []
     for _ in range(8):
-        trainer.put(place)
+        trainer.restore_envs(place)
         trainer.rngs["noise"] = np.random.default_rng(0)
         losses.append(trainer.update_actor()[1]["loss"])
     assert np.all(np.diff(losses) < 0)

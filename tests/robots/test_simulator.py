@@ -69,7 +69,7 @@ def test_a_control_step_and_its_gradients_are_newtons(task):
         assert_close(mine, newtons, 1e-3)
 
 
-def test_they_are_not_those_of_newton_as_released():
+def test_gradients_are_not_those_of_newton_as_released():
     """Its backward pass reads a contact force with the wrong sign: the fault that `newton_solver` mends."""
     state, found = moving("DiffAnt", 20), []
     seeds = [value.sin() for value in moving("DiffAnt", 20, seed=7)[:2]]
@@ -101,9 +101,8 @@ def test_a_compiled_step_is_the_formula(task):
             behind[name[:-3]][row] -= step
             change = evaluate(after, ahead) - evaluate(after, behind)
             difference = (change * np.concatenate([*bars.values()])).sum(0) / (2 * step)
-            np.testing.assert_allclose(
-                found[row], difference, rtol=1e-4, atol=1e-6 * np.abs(found).max() + 1e-9
-            )
+            atol = 1e-6 * np.abs(found).max() + 1e-9
+            np.testing.assert_allclose(found[row], difference, rtol=1e-4, atol=atol)
     for _ in range(robot.substeps):
         values |= dict(zip(("q", "qd"), np.split(evaluate(after, values), [len(q.T)]), strict=True))
     reached = Simulator(robot, 9, gradients=False).step(q, qd, torque)
@@ -118,13 +117,9 @@ def test_the_mass_matrix_is_factored_without_filling_its_zeros(task):
     placed = dynamics.poses(parts, graph.variables("q", 1 + n))
     dense = dynamics.mass_matrix(parts, placed)
     L = dynamics.factor(dense)
-    zeros = np.array([[value == 0.0 for value in row] for row in dense])[
-        6:
-    ]  # between limbs, not of the torso
-    assert zeros.sum() > 40
-    np.testing.assert_array_equal(
-        np.tril(zeros, 6), np.tril([[value == 0.0 for value in row] for row in L[6:]], 6)
-    )
+    zeros, kept = (np.array([[value == 0.0 for value in row] for row in H[6:]]) for H in (dense, L))
+    assert zeros.sum() > 40  # between limbs, not of the torso
+    np.testing.assert_array_equal(np.tril(zeros, 6), np.tril(kept, 6))
     b = np.random.default_rng(0).standard_normal(n)
     q = {"q": moving(task, 3)[0].T.double().numpy()}
     H, x = evaluate(dense.ravel(), q), evaluate(dynamics.solve(L, b.astype(object)), q)
@@ -168,7 +163,7 @@ def test_gradients_are_right_over_a_whole_window_of_contacts(task):
     assert slope_error(Simulator(ROBOTS[task], 64)) < 0.02
 
 
-def test_on_ground_whose_force_jumps_they_would_not_be(monkeypatch):
+def test_gradients_would_be_wrong_on_ground_that_jumps(monkeypatch):
     """Newton's own contact, whose damping sets in at depth 0."""
     smooth = dynamics.ground_force
 
@@ -184,7 +179,7 @@ def test_on_ground_whose_force_jumps_they_would_not_be(monkeypatch):
     assert slope_error(Simulator(robot, 64)) > 0.05
 
 
-def test_the_ground_pushes_as_a_spring_and_a_damper_and_rubs_within_its_cone():
+def test_the_ground_is_spring_damper_and_friction_cone():
     """f_n = d (k_e + k_d max(−v, 0)), f_t = −k_f v_t of at most μ k_e d; its slopes are central differences."""
     rng = np.random.default_rng(0)
     height, contact = rng.uniform(-0.1, 0.05, 300), np.array([4e4, 1e4, 0.75])
@@ -316,7 +311,7 @@ def test_friction_and_damping_act_in_the_right_direction():
     assert highest[0] > highest[1] > highest[2]  # rebound
 
 
-def test_contact_parameters_are_checked_and_may_not_change_before_the_backward_pass():
+def test_contact_parameters_are_checked_and_keep_for_the_backward():
     simulator = Simulator(ROBOTS["DiffAnt"], 2)
     for wrong in ({"stiffness": 0.0}, {"friction": -0.1}, {"damping": np.nan}, {"friction": np.ones(3)}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -336,9 +331,8 @@ def test_an_environment_that_breaks_down_leaves_the_others_alone():
     qd[0, 7] = 1e30
     after = simulator.step(q, qd, torque)[1]
     assert not torch.isfinite(after[0]).all() and torch.isfinite(after[1:]).all()
-    (gradient,) = torch.autograd.grad(
-        torch.where(torch.tensor([[0.0], [1], [1]]) > 0, after, 0.0).square().sum(), torque
-    )
+    sound = torch.where(torch.tensor([[False], [True], [True]]), after, 0.0)
+    (gradient,) = torch.autograd.grad(sound.square().sum(), torque)
     torch.testing.assert_close(gradient, whole, rtol=0, atol=0)
     assert simulator.dropped_gradients == 1
 
@@ -361,9 +355,7 @@ def test_memory_does_not_grow_with_the_horizon():
     """The peak, in a process of its own."""
     said = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True).stdout
     short, long = (int(peak) * (1 if sys.platform == "darwin" else 1024) for peak in said.split()[-2:])
-    assert (
-        long - short < 4e6
-    )  # the states themselves are 64 × 64 × 37 numbers, 0.6 MB; those of substeps would be 7
+    assert long - short < 4e6  # the states are 64 × 64 × 37 numbers, 0.6 MB; those of substeps would be 7
 
 
 def test_a_row_for_every_robot_is_asked_for():
@@ -428,20 +420,16 @@ print(hashlib.sha256(b"".join(values.numpy().tobytes() for values in numbers)).h
 
 def test_two_processes_give_the_same_bytes():
     command = [sys.executable, "-c", IN_A_PROCESS]
-    first, second = (
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)
-    )
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
+    first, second = (run.stdout for run in runs)
     assert len(first.strip()) == 64 and first == second
 
 
 def test_another_newton_is_refused_with_what_to_install(monkeypatch):
-    real = importlib.metadata.version
-    monkeypatch.setattr(
-        importlib.metadata, "version", lambda name: "1.9.0" if name == "newton" else real(name)
-    )
-    with pytest.raises(
-        ImportError, match=r"pip install newton==1\.8\.0 warp-lang==1\.19\.0 .*found newton 1\.9\.0"
-    ):
+    found = {"newton": "1.9.0", "warp-lang": importlib.metadata.version("warp-lang")}
+    monkeypatch.setattr(importlib.metadata, "version", found.get)
+    what = r"pip install newton==1\.8\.0 warp-lang==1\.19\.0 .*found newton 1\.9\.0"
+    with pytest.raises(ImportError, match=what):
         mechanism.check_versions()
 
 

@@ -1,7 +1,7 @@
 """Warp's folder of compiled kernels: what is damaged there is compiled again, and what cannot be written is said.
 
-Warp takes a compiled kernel as it finds it. So a kernel's folder gets the digests of its files when it has been
-compiled, and a process compares them before Warp reads the first one.
+Warp takes a compiled kernel as it finds it. So its folder gets the digests of its files once it has been compiled, and
+a process compares them before Warp reads the first one.
 """
 
 from __future__ import annotations

@@ -65,10 +65,8 @@ class Robot:
         """(N,) forward velocity + 0.1 · up + heading + r(height) − penalty · ‖action‖²."""
         height, forward = observation[:, 0], observation[:, 5]
         upright, heading = observation[:, 11 + 2 * self.actions], observation[:, 12 + 2 * self.actions]
-        return (
-            forward + 0.1 * upright + heading + self._height_reward(height)
-            - self.action_penalty * action.square().sum(1)
-        )  # fmt: skip
+        penalty = self.action_penalty * action.square().sum(1)
+        return forward + 0.1 * upright + heading + self._height_reward(height) - penalty
 
     def _height_reward(self, height: Tensor) -> Tensor:
         if self.height_tolerance is None:

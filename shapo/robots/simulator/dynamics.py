@@ -35,11 +35,10 @@ class Body:
     @property
     def contacts(self) -> list[tuple[NDArray, float]]:
         """Centre (3,) and radius of the spheres with which it touches the ground: both ends of every capsule."""
-        return [
-            (end, radius)
-            for ends, radius in self.capsules
-            for end in (ends if (ends[0] != ends[1]).any() else ends[:1])
-        ]
+        several = (
+            (ends if (ends[0] != ends[1]).any() else ends[:1], radius) for ends, radius in self.capsules
+        )
+        return [(end, radius) for ends, radius in several for end in ends]
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ def poses(mechanism: Mechanism, q: NDArray) -> list[Pose]:
     placed: list[Pose] = []
     for body in mechanism.bodies:
         if body.parent < 0:
-            rotation, origin, axes, dofs = from_quaternion(q[3:7]), q[:3], [], []
-            next_dof = 6
+            rotation, origin, axes, dofs, next_dof = from_quaternion(q[3:7]), q[:3], [], [], 6
         else:
             parent = placed[body.parent]
             rotation, axes = parent.rotation @ body.turn, []
@@ -91,19 +89,16 @@ def poses(mechanism: Mechanism, q: NDArray) -> list[Pose]:
 
 def limbs(mechanism: Mechanism, placed: list[Pose]) -> list[Value]:
     """Ends (x, y, z) of all capsules in world axes, two for each."""
-    return [
-        value
-        for body, pose in zip(mechanism.bodies, placed, strict=True)
-        for ends, _ in body.capsules
-        for end in ends
-        for value in pose.origin + pose.rotation @ end
-    ]
+    found = []
+    for body, pose in zip(mechanism.bodies, placed, strict=True):
+        found += [pose.origin + pose.rotation @ end for ends, _ in body.capsules for end in ends]
+    return [value for point in found for value in point]
 
 
 def forces(
     mechanism: Mechanism, placed: list[Pose], q: NDArray, qd: NDArray, torque: NDArray, contact: NDArray
 ) -> NDArray:
-    """τ (6 + n,): what is left of all forces at q̈ = 0, about the world's origin for the torso.
+    """τ (6 + n,): the generalised forces at q̈ = 0; the torso's six are about the world's origin.
 
     qd: velocity of the torso's centre of mass, angular velocity, joint velocities. contact: k_e, k_d, μ.
     """
@@ -137,16 +132,11 @@ def forces(
         for point, radius in body.contacts:
             at = pose.rotation @ point
             lowest = at - np.array([0.0, 0.0, radius], dtype=object)
-            push = ground_force(
-                pose.origin[2] + lowest[2],
-                v_com + np.cross(omega, lowest - arm),
-                contact,
-                mechanism.friction_gain,
-            )
+            height, sliding = pose.origin[2] + lowest[2], v_com + np.cross(omega, lowest - arm)
+            push = ground_force(height, sliding, contact, mechanism.friction_gain)
             f, m = f - push, m - np.cross(lowest, push)
-        for values, value in (
-            (spin, omega), (turning, alpha), (velocity, v), (acceleration, a), (force, f), (moment, m)
-        ):  # fmt: skip
+        found = (spin, omega), (turning, alpha), (velocity, v), (acceleration, a), (force, f), (moment, m)
+        for values, value in found:
             values.append(value)
     for index in reversed(range(1, len(bodies))):
         body, pose = bodies[index], placed[index]
@@ -171,13 +161,13 @@ def forces(
 
 
 def ground_force(height: Value, velocity: NDArray, contact: NDArray, friction_gain: float) -> NDArray:
-    """Of the ground z = 0 on a sphere whose lowest point is at that height, with that velocity.
+    """The force (3,) of the ground z = 0 on a sphere, by height and velocity of its lowest point.
 
     f_n = d (k_e + k_d max(−v_z, 0)) at depth d;  f_t = −k_f v_t, of at most μ k_e d
 
     DFlex's, on which SHAC and SHAC-ASAM were published (`eval_rigid_contacts_art` of DiffRL's dflex/sim.py). Newton's
-    damping sets in with all its force where a foot touches: a derivative does not see such a jump, and over a window of
-    32 steps the gradient of what a policy earns would be wrong, even in sign.
+    damping jumps where a foot touches. A derivative does not see a jump: over a window of 32 steps, a policy's gradient
+    would be wrong, even in sign.
     """
     stiffness, damping, friction = contact
     depth = where(height < 0.0, -height, 0.0)
@@ -193,7 +183,7 @@ def ground_force(height: Value, velocity: NDArray, contact: NDArray, friction_ga
 
 
 def mass_matrix(mechanism: Mechanism, placed: list[Pose]) -> NDArray:
-    """H (6 + n, 6 + n), symmetric, its zeros numbers: inertia of composite bodies, about the world's origin."""
+    """H (6 + n, 6 + n), symmetric: inertia of composite bodies, about the world's origin. Its zeros are numbers."""
     size = 6 + len(mechanism.armature)
     mass, first, second = [], [], []  # of each body and all it carries: m, Σ m c, Σ (I + m (|c|² − c cᵀ))
     for body, pose in zip(mechanism.bodies, placed, strict=True):

@@ -8,12 +8,18 @@ chain rule to the record, and `c_function` prints it, each value a vector with a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Value: TypeAlias = "Expression | float"
+
+
+def _operator(op: str) -> tuple[Callable, Callable]:
+    """The methods for `self op other` and `other op self`."""
+    return lambda self, other: _apply(op, self, other), lambda self, other: _apply(op, other, self)
 
 
 class Expression:
@@ -31,38 +37,14 @@ class Expression:
     def __bool__(self) -> bool:
         raise TypeError("what an Expression is worth is not known yet: choose by `where(condition, x, y)`")
 
-    def __add__(self, other):
-        return _apply("+", self, other)
-
-    def __radd__(self, other):
-        return _apply("+", other, self)
-
-    def __sub__(self, other):
-        return _apply("-", self, other)
-
-    def __rsub__(self, other):
-        return _apply("-", other, self)
-
-    def __mul__(self, other):
-        return _apply("*", self, other)
-
-    def __rmul__(self, other):
-        return _apply("*", other, self)
-
-    def __truediv__(self, other):
-        return _apply("/", self, other)
-
-    def __rtruediv__(self, other):
-        return _apply("/", other, self)
+    __add__, __radd__ = _operator("+")
+    __sub__, __rsub__ = _operator("-")
+    __mul__, __rmul__ = _operator("*")
+    __truediv__, __rtruediv__ = _operator("/")
+    __lt__, __gt__ = _operator("<")
 
     def __neg__(self):
         return _apply("-", 0.0, self)
-
-    def __lt__(self, other):
-        return _apply("<", self, other)
-
-    def __gt__(self, other):
-        return _apply("<", other, self)
 
 
 class Graph:
@@ -86,10 +68,9 @@ def _apply(op: str, *args):
     numbers = [None if isinstance(arg, Expression) else float(arg) for arg in args]
     if None not in numbers:
         return float(NUMERIC[op](*numbers))
-    if op == "where" and (
-        numbers[0] is not None or args[1] is args[2] or None is not numbers[1] == numbers[2]
-    ):
-        return args[1] if numbers[0] != 0 else args[2]  # of a known condition, or of equals
+    equals = op == "where" and (args[1] is args[2] or None is not numbers[1] == numbers[2])
+    if equals or (op == "where" and numbers[0] is not None):
+        return args[1] if numbers[0] != 0 else args[2]
     if len(args) == 2:
         (a, b), (x, y) = args, numbers
         if (op == "+" and x == 0) or (op == "*" and x == 1):
@@ -124,16 +105,7 @@ def _negated(value: Value) -> bool:
     return isinstance(value, Expression) and value.op == "-" and value.args[0] == 0.0
 
 
-def sqrt(x: Value) -> Value:
-    return _apply("sqrt", x)
-
-
-def sin(x: Value) -> Value:
-    return _apply("sin", x)
-
-
-def cos(x: Value) -> Value:
-    return _apply("cos", x)
+sqrt, sin, cos = (partial(_apply, op) for op in ("sqrt", "sin", "cos"))
 
 
 def where(condition: Value, x: Value, y: Value) -> Value:
@@ -146,7 +118,7 @@ NUMERIC: dict[str, Callable] = {
     "sqrt": np.sqrt, "sin": np.sin, "cos": np.cos,
 }  # fmt: skip
 
-# What an operation hands back to its arguments of the gradient g in its result r.
+# The gradients in an operation's arguments, by g, the gradient in its result r.
 ADJOINT: dict[str, Callable] = {
     "+": lambda g, r, a, b: (g, g),
     "-": lambda g, r, a, b: (g, -g),
@@ -202,10 +174,9 @@ def evaluate(outputs: Sequence[Value], inputs: Mapping[str, NDArray]) -> NDArray
 
 def c_function(name: str, outputs: Mapping[str, Sequence[Value]], inputs: Sequence[str]) -> str:
     """C++ of a lambda `name(inputs…, outputs…)` of arrays of lanes V, which writes the outputs."""
-    text: dict[Value, str] = {}
-    lines = []
+    text, lines = {}, []
 
-    def said(value: Value) -> str:
+    def written(value: Value) -> str:
         if isinstance(value, Expression):
             return text[value]
         if not np.isfinite(value):
@@ -217,20 +188,19 @@ def c_function(name: str, outputs: Mapping[str, Sequence[Value]], inputs: Sequen
             text[node] = "{}[{}]".format(*node.args)
             continue
         if node.op == "where":
-            code = "{} ? {} : {}".format(*map(said, node.args))
+            code = "{} ? {} : {}".format(*map(written, node.args))
         elif len(node.args) == 1:
-            code = f"lane_{node.op}({said(node.args[0])})"
+            code = f"lane_{node.op}({written(node.args[0])})"
         elif _negated(node):
-            code = f"-{said(node.args[1])}"
+            code = f"-{written(node.args[1])}"
         else:
-            code = "{1} {0} {2}".format(node.op, *map(said, node.args))
+            code = "{1} {0} {2}".format(node.op, *map(written, node.args))
         if node.op == "<":  # a vector of truths, of another type
             text[node] = f"({code})"
             continue
         text[node] = f"x{len(lines)}"
         lines.append(f"const V {text[node]} = {code};")
-    lines += [
-        f"{key}[{i}] = {said(value)};" for key, values in outputs.items() for i, value in enumerate(values)
-    ]
+    for key, values in outputs.items():
+        lines += [f"{key}[{i}] = {written(value)};" for i, value in enumerate(values)]
     parameters = [*(f"const V* {key}" for key in inputs), *(f"V* {key}" for key in outputs)]
     return f"auto {name} = []({', '.join(parameters)}) {{\n" + "\n".join(lines) + "\n};\n"

@@ -56,20 +56,15 @@ class Formulas:
             L[place] = value
         qdd = dynamics.solve(L, dynamics.forces(parts, placed, q, qd, torque, contact))
         dt = CONTROL_DT / robot.substeps
-        self.after = dict(
-            zip(("q_new", "qd_new"), dynamics.integrate(parts, placed[0], q, qd, qdd, dt), strict=True)
-        )
-        self._adjoint = {
-            name: graph.variables(f"{name}_bar", len(self.given[name])) for name in ("q", "qd", "L")
-        }
+        after = dynamics.integrate(parts, placed[0], q, qd, qdd, dt)
+        self.after = dict(zip(("q_new", "qd_new"), after, strict=True))
+        names = "q", "qd", "L"
+        self._adjoint = {name: graph.variables(f"{name}_bar", len(self.given[name])) for name in names}
 
     def back(self) -> dict[str, list[Value]]:
         """∂/∂(q, q̇, u, L) of Σ q_bar q_new + Σ qd_bar qd_new."""
-        outputs, seeds = (
-            np.concatenate([*pair])
-            for pair in (self.after.values(), (self._adjoint["q"], self._adjoint["qd"]))
-        )
-        wanted = ("q", "qd", "u", "L")
+        outputs = np.concatenate([*self.after.values()])
+        seeds, wanted = np.concatenate([self._adjoint["q"], self._adjoint["qd"]]), ("q", "qd", "u", "L")
         found = iter(gradients(outputs, seeds, np.concatenate([self.given[name] for name in wanted])))
         return {f"{name}_to": [next(found) for _ in self.given[name]] for name in wanted}
 
@@ -89,11 +84,9 @@ def _begin(robot: Robot) -> str:
     """
     known = formulas(robot)
     size = {name: len(values) for name, values in known.given.items()}
-    return (
-        PRELUDE
-        + c_function("factor", {"L": known.factor}, ["q"])
-        + c_function("substep", known.after, ["q", "qd", "u", "contact", "L"])
-        + f"""
+    factor = c_function("factor", {"L": known.factor}, ["q"])
+    substep = c_function("substep", known.after, ["q", "qd", "u", "contact", "L"])
+    return f"""{PRELUDE}{factor}{substep}
 constexpr int n_q = {size["q"]}, n_qd = {size["qd"]}, n_u = {size["u"]}, n_L = {size["L"]}, steps = {robot.substeps};
 V q[steps + 1][n_q], qd[steps + 1][n_qd], u[n_u], contact[3], L[n_L];
 load(q_in, q[0], n_q); load(qd_in, qd[0], n_qd); load(u_in, u, n_u); load(contact_in, contact, 3);
@@ -102,7 +95,6 @@ q[0][0] = q[0][1] = V(0.0f);
 factor(q[0], L);
 for (int k = 0; k < steps; ++k) substep(q[k], qd[k], u, contact, L, q[k + 1], qd[k + 1]);
 """
-    )
 
 
 END = """
@@ -161,17 +153,7 @@ def backward_kernel(robot: Robot) -> wp.Kernel:
         q_in_bar: A, qd_in_bar: A, u_in_bar: A,
     ):  # fmt: skip
         run(
-            wp.tid(),
-            count,
-            q_in,
-            qd_in,
-            u_in,
-            contact_in,
-            q_out_bar,
-            qd_out_bar,
-            q_in_bar,
-            qd_in_bar,
-            u_in_bar,
-        )
+            wp.tid(), count, q_in, qd_in, u_in, contact_in, q_out_bar, qd_out_bar, q_in_bar, qd_in_bar, u_in_bar
+        )  # fmt: skip
 
     return wp.kernel(step_back, enable_backward=False, module="unique")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,12 +20,10 @@ VERSIONS = {"newton": "1.8.0", "warp-lang": "1.19.0"}
 
 def check_versions() -> None:
     """Raises ImportError where Newton or Warp is missing or of another version, beside which nobody has tested ours."""
-    found = {}
+    found = dict.fromkeys(VERSIONS, "none")
     for package in VERSIONS:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "none"
     if found != VERSIONS:
         wanted = " ".join(f"{package}=={version}" for package, version in VERSIONS.items())
         here = ", ".join(f"{package} {version}" for package, version in found.items())
@@ -50,13 +49,9 @@ def builder(robot: Robot) -> newton.ModelBuilder:
     tree = ElementTree.parse(Path(newton.__file__).parent / "examples" / "assets" / robot.asset)
     for geom in tree.iter("geom"):
         geom.set("density", f"{robot.density:g}")
-    names = tuple(
-        joint.get("name") for joint in tree.iter("joint") if joint.get("name") not in (None, "root")
-    )
+    names = tuple(name for joint in tree.iter("joint") if (name := joint.get("name")) not in (None, "root"))
     if names != robot.joints:
-        raise ValueError(
-            f"{robot.asset} has the joints {names}, not those of the robot's actuators: {robot.joints}"
-        )
+        raise ValueError(f"{robot.asset} has the joints {names}, not the robot's own: {robot.joints}")
     one = newton.ModelBuilder(up_axis=newton.Axis.Z)
     one.add_mjcf(
         ElementTree.tostring(tree.getroot(), encoding="unicode"),
@@ -83,48 +78,31 @@ def mechanism(robot: Robot) -> Mechanism:
         raise ValueError(f"{robot.asset} must have hinges alone below its torso")
     # Bodies in the frame of their hinges, not in Newton's own: one translation less in every step.
     frames = [_transform(row).inv() for row in read("joint_X_c")]
-    capsules = _capsules(model)
-    bodies = []
+    shapes, axes, bodies = capsules(model), read("joint_axis"), []
     for index, (parent, frame) in enumerate(zip(parents, frames, strict=True)):
-        hinges = _transform(read("joint_X_p")[index])
+        hinges, turned, dofs = _transform(read("joint_X_p")[index]), frame.rotation.as_matrix(), slice(0)
         if parent >= 0:
-            hinges = frames[parent] * hinges
-        turned = frame.rotation.as_matrix()
-        bodies.append(
-            Body(
-                parent=int(parent),
-                place=exact(hinges.translation),
-                turn=exact(hinges.rotation.as_matrix()),
-                axes=exact(
-                    read("joint_axis")[starts[index] : starts[index + 1]] if parent >= 0 else np.empty((0, 3))
-                ),
-                mass=float(read("body_mass")[index]),
-                com=exact(frame.apply(read("body_com")[index])),
-                inertia=exact(turned @ read("body_inertia")[index] @ turned.T),
-                capsules=[
-                    (exact(frame.apply(ends)), radius) for body, ends, radius in capsules if body == index
-                ],
-            )
-        )
-    hinges = len(robot.joints)
-    damping = (
-        read("joint_damping")[6:] if robot.joint_damping is None else np.full(hinges, robot.joint_damping)
-    )
+            hinges, dofs = frames[parent] * hinges, slice(*starts[index : index + 2])
+        bodies.append(Body(
+            parent=int(parent), place=exact(hinges.translation), turn=exact(hinges.rotation.as_matrix()),
+            axes=exact(axes[dofs]), com=exact(frame.apply(read("body_com")[index])),
+            mass=float(read("body_mass")[index]), inertia=exact(turned @ read("body_inertia")[index] @ turned.T),
+            capsules=[(exact(frame.apply(ends)), radius) for _, body, ends, radius in shapes if body == index],
+        ))  # fmt: skip
+
+    def of_hinges(name: str, instead: float | None = None) -> NDArray:
+        """A number of each hinge, by the file or by the robot."""
+        values = read(name)[6:]
+        return values if instead is None else np.full(len(values), instead)
+
     return Mechanism(
-        bodies=tuple(bodies),
-        lower=exact(read("joint_limit_lower")[6:]),
-        upper=exact(read("joint_limit_upper")[6:]),
-        limit_stiffness=robot.limit_stiffness,
+        bodies=tuple(bodies), gravity=exact(read("gravity")[0]), friction_gain=robot.friction_gain,
+        lower=exact(of_hinges("joint_limit_lower")), upper=exact(of_hinges("joint_limit_upper")),
+        limit_stiffness=robot.limit_stiffness, stiffness=exact(of_hinges("joint_stiffness")),
         # DFlex damps a joint by its limits' k_d wherever it is, Newton only beyond them: a jump.
-        damping=exact(damping + robot.limit_damping),
-        stiffness=exact(read("joint_stiffness")[6:]),
-        rest=exact(read("joint_rest_q")[7:]),
-        armature=exact(
-            read("joint_armature")[6:] if robot.armature is None else np.full(hinges, robot.armature)
-        ),
-        friction_gain=robot.friction_gain,
-        gravity=exact(read("gravity")[0]),
-    )
+        damping=exact(of_hinges("joint_damping", robot.joint_damping) + robot.limit_damping),
+        rest=exact(read("joint_rest_q")[7:]), armature=exact(of_hinges("joint_armature", robot.armature)),
+    )  # fmt: skip
 
 
 def exact(values: NDArray) -> NDArray:
@@ -139,16 +117,17 @@ def _transform(row: NDArray) -> RigidTransform:
     return RigidTransform.from_components(row[:3], Rotation.from_quat(row[3:]))
 
 
-def _capsules(model: newton.Model) -> list[tuple[int, NDArray, float]]:
-    """(body, ends (2, 3) in its frame, radius) of every shape of the robot; both ends of a sphere are its centre."""
+def capsules(model: newton.Model) -> list[tuple[int, int, NDArray, float]]:
+    """(shape, body, ends (2, 3) in its frame, radius) of a robot's shapes; both ends of a sphere are its centre."""
     found = []
     names = ("shape_type", "shape_body", "shape_scale", "shape_transform")
-    for kind, body, scale, row in zip(*(getattr(model, name).numpy() for name in names), strict=True):
+    columns = (getattr(model, name).numpy() for name in names)
+    for shape, (kind, body, scale, row) in enumerate(zip(*columns, strict=True)):
         if body < 0:
             continue
         if kind not in (newton.GeoType.SPHERE, newton.GeoType.CAPSULE):
             raise ValueError(f"a robot is made of spheres and capsules; got {newton.GeoType(kind)}")
-        radius, half_length = map(float, scale[:2])
-        half_length = half_length if kind == newton.GeoType.CAPSULE else 0.0
-        found.append((int(body), _transform(row).apply([[0, 0, -half_length], [0, 0, half_length]]), radius))
+        half = float(scale[1]) if kind == newton.GeoType.CAPSULE else 0.0
+        ends = _transform(row).apply([[0, 0, -half], [0, 0, half]])
+        found.append((shape, int(body), ends, float(scale[0])))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,7 +15,11 @@ from shapo.robots.simulator.expressions import evaluate
 from shapo.robots.simulator.kernels import LANES, backward_kernel, formulas, forward_kernel
 from shapo.robots.simulator.mechanism import mechanism, wp
 
-CONTACT_PARAMETERS = {"stiffness": True, "damping": False, "friction": False}  # whether it must be above 0
+CONTACT_PARAMETERS = (
+    ("stiffness", True),
+    ("damping", False),
+    ("friction", False),
+)  # whether it must be above 0
 
 
 class Simulator:
@@ -27,9 +32,8 @@ class Simulator:
     def __init__(self, robot: Robot, num_envs: int, gradients: bool = True):
         self.robot, self.num_envs, self.gradients = robot, num_envs, gradients
         self._contact_version = self.dropped_gradients = 0
-        self.q0 = torch.tensor(
-            [0, 0, robot.start_height, 0, 0, 0, 1, *robot.start_joints], dtype=torch.float32
-        )
+        start = [0, 0, robot.start_height, 0, 0, 0, 1, *robot.start_joints]
+        self.q0 = torch.tensor(start, dtype=torch.float32)
         self._contact = torch.empty(num_envs, len(CONTACT_PARAMETERS))
         self.set_contact(robot.stiffness, robot.damping, robot.friction)
         n = robot.actions
@@ -45,25 +49,24 @@ class Simulator:
     def set_contact(self, stiffness=None, damping=None, friction=None) -> None:
         """Contact stiffness k_e (N/m), damping k_d (N·s/m²), friction μ: each a number or (N,); None leaves it.
 
-        Raises ValueError for what is not finite, negative, or a stiffness of 0.
+        At any time, except between a step and the backward pass through it. Raises ValueError, changing nothing, for
+        what is not finite, negative, or a stiffness of 0.
         """
-        given = {"stiffness": stiffness, "damping": damping, "friction": friction}
-        arrays = {}
-        for column, (field, positive) in enumerate(CONTACT_PARAMETERS.items()):
-            if given[field] is None:
+        contact, n = self._contact.clone(), self.num_envs
+        for column, given in enumerate((stiffness, damping, friction)):
+            if given is None:
                 continue
-            value = np.asarray(given[field], np.float32)
-            if value.shape not in ((), (self.num_envs,)):
+            field, positive = CONTACT_PARAMETERS[column]
+            value = np.asarray(given, np.float32)
+            if value.shape not in ((), (n,)):
                 raise ValueError(
-                    f"{field} must be a number or one per environment, ({self.num_envs},); got {value.shape}"
+                    f"{field} must be a number or one per environment, ({n},); got {value.shape}"
                 )
             if not np.isfinite(value).all() or (value <= 0 if positive else value < 0).any():
-                raise ValueError(
-                    f"{field} must be finite and {'above' if positive else 'at least'} 0; got {value}"
-                )
-            arrays[column] = value
-        for column, value in arrays.items():
-            self._contact[:, column] = torch.from_numpy(value)
+                least = "above" if positive else "at least"
+                raise ValueError(f"{field} must be finite and {least} 0; got {value}")
+            contact[:, column] = torch.from_numpy(value)
+        self._contact.copy_(contact)  # in place: the recorded kernels read it
         self._contact_version += 1
 
     def step(self, q: Tensor, qd: Tensor, torque: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,21 +97,28 @@ class Simulator:
         return capture.graph
 
     def _forward(self, *inputs: Tensor) -> list[Tensor]:
-        for kept, value in zip(self._inputs, inputs, strict=True):
-            kept.copy_(value)
+        _fill(self._inputs, inputs)
         wp.capture_launch(self._forward_graph)
         return [value.clone() for value in self._outputs]
 
     def _backward(self, inputs: tuple[Tensor, ...], seeds: tuple[Tensor, ...]) -> list[Tensor]:
-        finite = torch.stack([torch.isfinite(seed).all(1) for seed in seeds]).all(0)
-        for kept, value in zip(self._inputs, inputs, strict=True):
-            kept.copy_(value)
-        for kept, seed in zip(self._seeds, seeds, strict=True):
-            kept.copy_(torch.where(finite[:, None], seed, 0.0))
+        finite = _finite(seeds)
+        _fill(self._inputs, inputs)
+        _fill(self._seeds, [torch.where(finite[:, None], seed, 0.0) for seed in seeds])
         wp.capture_launch(self._backward_graph)
-        finite &= torch.stack([torch.isfinite(gradient).all(1) for gradient in self._gradients]).all(0)
+        finite &= _finite(self._gradients)
         self.dropped_gradients += int((~finite).sum())
         return [torch.where(finite[:, None], gradient, 0.0) for gradient in self._gradients]
+
+
+def _fill(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for buffer, value in zip(buffers, values, strict=True):
+        buffer.copy_(value)
+
+
+def _finite(values: Sequence[Tensor]) -> Tensor:
+    """(N,) whether a robot's numbers are, in all of the tensors (N, …)."""
+    return torch.stack([torch.isfinite(value).all(1) for value in values]).all(0)
 
 
 class _Step(torch.autograd.Function):

@@ -1,7 +1,0 @@
-"""The other end of `run_apart`."""
-
-import sys
-
-from shapo.peers.measuring import answer
-
-answer(*sys.argv[1:])
