@@ -123,9 +123,8 @@ def at_once(function: Callable, calls: Sequence[tuple], what: str, jobs: int = 2
     """What `function` returns of each call, in order, `jobs` single-threaded processes at a time; with a bar."""
     bar = tqdm(total=len(calls), desc=what, unit="run", file=sys.stdout, postfix="the first of them train")
     with bar, joblib.parallel_config("loky", inner_max_num_threads=1):
-        for result in joblib.Parallel(jobs, return_as="generator")(
-            joblib.delayed(function)(*call) for call in calls
-        ):
+        delayed = (joblib.delayed(function)(*call) for call in calls)
+        for result in joblib.Parallel(jobs, return_as="generator")(delayed):
             bar.set_postfix_str("", refresh=False)
             bar.update()
             yield result

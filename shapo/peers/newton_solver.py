@@ -167,11 +167,9 @@ class NewtonSolver:
 
     def _every_capsule_end(self) -> newton.Contacts:
         """A static set, as Newton's collision detection is not differentiable."""
-        found = [
-            (shape, end, radius)
-            for shape, _, ends, radius in capsules(self._model)
-            for end in np.unique(ends, axis=0)  # a sphere has one
-        ]
+        found = []
+        for shape, _, ends, radius in capsules(self._model):
+            found += [(shape, end, radius) for end in np.unique(ends, axis=0)]  # a sphere has one
         shapes, points, radii = zip(*found, strict=True)
         contacts = newton.Contacts(len(found), 0, requires_grad=False, device="cpu")
         contacts.rigid_contact_shape0.assign(np.array(shapes, np.int32))

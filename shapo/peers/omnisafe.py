@@ -145,11 +145,8 @@ def agent_for(
     environment()
     import omnisafe
 
-    terminal = {
-        "vector_env_nums": envs or config.num_envs,
-        "torch_threads": threads,
-        "total_steps": config.total_steps,
-    }
+    terminal = {"vector_env_nums": envs or config.num_envs, "torch_threads": threads}
+    terminal["total_steps"] = config.total_steps
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence, redirect_stdout(silence):
         logger = {"use_wandb": False, "use_tensorboard": False, "log_dir": folder}
         wrapper = omnisafe.Agent(

@@ -71,10 +71,8 @@ def theirs(runs: Experiment, jobs: int = 2) -> pd.DataFrame:
     source = {"side": "OmniSafe", "omnisafe": importlib.metadata.version("omnisafe"), **here()}
     labels = [(name, config) for name, configs in runs.items() for config in configs]
     trained = at_once(omnisafe.train, [(config,) for _, config in labels], "OmniSafe", jobs)
-    tables = [
-        table.assign(baseline=name, seed=config.seed, **source)
-        for (name, config), table in zip(labels, trained, strict=True)
-    ]
+    both = zip(labels, trained, strict=True)
+    tables = [table.assign(baseline=name, seed=config.seed, **source) for (name, config), table in both]
     return pd.concat(tables, ignore_index=True).sort_values([*LABELS, "epoch"], ignore_index=True)
 
 
@@ -132,10 +130,8 @@ def beside_published(results: pd.DataFrame, level: float = 0.95) -> pd.DataFrame
             n, there = runs[metric].count(), runs[metric].mean()
             parts = np.array([runs[metric].var() / n if n > 1 else np.nan, spread**2 / PUBLISHED_SEEDS])
             freedom = parts.sum() ** 2 / (parts**2 / [max(n - 1, 1), PUBLISHED_SEEDS - 1]).sum()
-            reach = student.ppf((1 + level) / 2, freedom) * np.sqrt(parts.sum())
-            rows.append(
-                [baseline, metric, n, there, mean, there - mean, there - mean - reach, there - mean + reach]
-            )
+            reach, gap = student.ppf((1 + level) / 2, freedom) * np.sqrt(parts.sum()), there - mean
+            rows.append([baseline, metric, n, there, mean, gap, gap - reach, gap + reach])
     columns = ["baseline", "metric", "runs", "ours", "published", "difference", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 

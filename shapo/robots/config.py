@@ -105,9 +105,7 @@ class PPO:
 
     def check(self, config: RobotConfig) -> None:
         if config.actor is not None:
-            raise ValueError(
-                f"actor must be None for PPO, the reference without sharpness; got {config.actor!r}"
-            )
+            raise ValueError(f"actor must be None for PPO, which has no sharpness; got {config.actor!r}")
         samples = config.steps_per_epoch
         if samples % self.minibatches or samples == self.minibatches:
             raise ValueError(
@@ -174,10 +172,8 @@ class RobotConfig(RunConfig):
 
     @cached_property
     def resolved(self) -> RobotConfig:
-        published = {
-            name: value for name, value in PUBLISHED[self.task].items() if hasattr(self.algorithm, name)
-        }
-        algorithm = filled(self.algorithm, **published)
+        known, published = vars(self.algorithm), PUBLISHED[self.task].items()
+        algorithm = filled(self.algorithm, **{name: value for name, value in published if name in known})
         return self if algorithm == self.algorithm else replace(self, algorithm=algorithm)
 
     @property

@@ -22,9 +22,12 @@ class NormedMLP:
 
     def __init__(self, sizes: tuple[int, ...], normed: bool = True):
         self.sizes, self.normed = tuple(sizes), normed
-        # W, b, gain and shift of the norm; the last layer has none
-        each = [((n_out, n_in), (n_out,), *[(n_out,)] * 2 * normed) for n_in, n_out in pairwise(sizes)]
-        self.shapes = [shape for layer in (*each[:-1], each[-1][:2]) for shape in layer]
+        self.shapes: list[tuple[int, ...]] = []
+        for inputs, outputs in pairwise(self.sizes):
+            self.shapes += [(outputs, inputs), (outputs,)]  # W, b
+            self.shapes += [(outputs,), (outputs,)] if normed else []  # gain and shift of the norm
+        if normed:  # but for the last layer, which is plain
+            del self.shapes[-2:]
         self._split = [math.prod(shape) for shape in self.shapes]
         self.num_parameters = sum(self._split)
 

@@ -23,12 +23,7 @@ from shapo.runs.identity import RunConfig
 from shapo.runs.store import prefixed, unprefixed
 from shapo.runs.train import seeded_torch
 
-LOGGED = {
-    "train/approx_kl": "kl",
-    "train/loss": "loss",
-    "train/value_loss": "critic_loss",
-    "train/std": "std",
-}
+LOGGED = {"kl": "approx_kl", "loss": "loss", "critic_loss": "value_loss", "std": "std"}  # ours: theirs
 
 
 class RobotVecEnv(VecEnv):
@@ -96,9 +91,7 @@ class PPOTrainer(RobotTrainer):
                 "MlpPolicy", self.scaled, learning_rate=ppo.learning_rate, n_steps=ppo.horizon,
                 batch_size=config.steps_per_epoch // ppo.minibatches, n_epochs=ppo.passes, gamma=ppo.gamma,
                 gae_lambda=ppo.gae_lambda, clip_range=ppo.clip_range, max_grad_norm=ppo.max_grad_norm, device="cpu",
-                policy_kwargs={
-                    "net_arch": networks, "activation_fn": torch.nn.ELU, "log_std_init": ppo.log_std_init,
-                },
+                policy_kwargs={"net_arch": networks, "activation_fn": torch.nn.ELU, "log_std_init": ppo.log_std_init},
             )  # fmt: skip
         self.model.set_logger(Logger(None, []))
 
@@ -111,7 +104,7 @@ class PPOTrainer(RobotTrainer):
             finally:  # before the ValueError with which PyTorch's distributions refuse NaN
                 self.check_parameters(**{"actor or the critic": self.model.policy.parameters()})
         logged = self.model.logger.name_to_value
-        log = {name: float(logged[theirs]) for theirs, name in LOGGED.items()}
+        log = {name: float(logged[f"train/{theirs}"]) for name, theirs in LOGGED.items()}
         return self.account(self.robots.window, log, {"total": time.perf_counter() - clock})
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:

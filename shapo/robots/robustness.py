@@ -53,11 +53,8 @@ def rollouts(
     env.simulator.set_contact(**condition)
     env.rng = np.random.default_rng([seed, 0])
     observation = env.reset()
-    table = {
-        "return": torch.zeros(count, dtype=torch.float64),
-        "length": torch.zeros(count, dtype=torch.int64),
-    }
-    table |= {name: torch.zeros(count, dtype=torch.bool) for name in ("failed", "diverged")}
+    kinds = {"return": torch.float64, "length": torch.int64, "failed": torch.bool, "diverged": torch.bool}
+    table = {name: torch.zeros(count, dtype=kind) for name, kind in kinds.items()}
     running = torch.ones(count, dtype=torch.bool)
     while running.any():
         action = policy(observation).clamp(-1, 1)
@@ -76,13 +73,7 @@ def in_full(task: str, condition: Condition) -> dict[str, float]:
     unknown = condition.keys() - RULES.keys()
     if unknown:
         raise ValueError(f"a condition may name {', '.join(RULES)}; got {', '.join(sorted(unknown))}")
-    robot = ROBOTS[task]
-    trained = {
-        "noise": 0.0,
-        "stiffness": robot.stiffness,
-        "damping": robot.damping,
-        "friction": robot.friction,
-    }
+    trained = {name: getattr(ROBOTS[task], name, 0.0) for name in RULES}  # without noise
     return trained | {name: RULES[name](name, value) for name, value in condition.items()}
 
 
@@ -139,11 +130,9 @@ def cached_sweep(
 
 def _keys(run: Run, conditions: Sequence[Condition], count: int, seed: int) -> list[tuple]:
     """A key per condition; equal ones once."""
-    policy, full = (
-        (run.config.run_id, run.actor.digest),
-        (in_full(run.config.task, one) for one in conditions),
-    )
-    return list(dict.fromkeys((*policy, *condition.values(), count, seed) for condition in full))
+    policy = run.config.run_id, run.actor.digest
+    full = (in_full(run.config.task, condition).values() for condition in conditions)
+    return list(dict.fromkeys((*policy, *values, count, seed) for values in full))
 
 
 def _rolled_out(run: Run, keys: Sequence[tuple], bar: tqdm) -> Iterator[pd.DataFrame]:

@@ -108,8 +108,8 @@ class SHACTrainer(RobotTrainer):
     def update_actor(self) -> tuple[Window, dict]:
         """One step of the actor; returns the window that training goes on from, and what to record."""
         shac, start = self.algorithm, self.snapshot()
-        noise = self.rngs["noise"].standard_normal((shac.horizon, *self.env.action.shape), np.float32)
-        noise = torch.from_numpy(noise)
+        shape = shac.horizon, *self.env.action.shape
+        noise = torch.from_numpy(self.rngs["noise"].standard_normal(shape, np.float32))
         windows, after, seconds = [], [], {"rollout": 0.0, "actor": 0.0}
         theta, perturbation, few = self.theta.detach(), self.config.actor, self.config.ascent_envs
 
@@ -130,11 +130,12 @@ class SHACTrainer(RobotTrainer):
             return gradient
 
         samples = (self.epoch + 1) * self.config.steps_per_epoch
-        perturb = perturbation and (
-            lambda gradient: epsilon_of(perturbation, gradient, Euclidean(theta.clone()), samples)
-        )
+
+        def epsilon(gradient: Tensor) -> Tensor:
+            return epsilon_of(perturbation, gradient, Euclidean(theta.clone()), samples)
+
         with seeded_torch(self.config.seed, self.epoch):
-            gradient = sharpness_aware_gradient(gradient_at, theta, perturb)
+            gradient = sharpness_aware_gradient(gradient_at, theta, perturbation and epsilon)
         kept = -1 if self.config.along_perturbed else 0
         self.restore_envs(after[kept])
         self.theta.grad = -gradient
@@ -154,9 +155,8 @@ class SHACTrainer(RobotTrainer):
             observation = self.normalised(torch.cat(window.observation))
             next_value = self.value(self.target_phi, torch.cat(window.final)).view_as(reward)
             next_value = torch.where(fell, 0.0, next_value)
-            target = td_lambda_targets(
-                reward, next_value, fell | cut_off, shac.gamma, shac.td_lambda
-            ).flatten()
+            target = td_lambda_targets(reward, next_value, fell | cut_off, shac.gamma, shac.td_lambda)
+            target = target.flatten()
         for _ in range(shac.critic_passes):
             losses = []
             order = torch.from_numpy(self.rngs["minibatch"].permutation(len(target)))
@@ -187,10 +187,8 @@ class SHACTrainer(RobotTrainer):
         self.normalizer.update(torch.cat(window.observation).double().numpy())
         self.check_parameters(actor=[self.theta], critic=[self.phi])
         self.totals["dropped_gradients"] += self._dropped_gradients() - dropped
-        log |= {
-            "critic_loss": critic_loss,
-            "std": float(self.actor.log_std(self.theta.detach()).exp().mean()),
-        }
+        std = self.actor.log_std(self.theta.detach()).exp().mean()
+        log |= {"critic_loss": critic_loss, "std": float(std)}
         seconds |= {"critics": clock[2] - clock[1], "total": time.perf_counter() - clock[0]}
         return self.account(window, log, seconds)
 

@@ -51,10 +51,8 @@ class RobotTrainer(RunTrainer):
 
         Episodes that diverged are counted in `diverged`, and left out of the means.
         """
-        names = "reward", "terminated", "truncated", "diverged"
-        reward, terminated, truncated, diverged = (
-            torch.stack(getattr(window, name)).numpy() for name in names
-        )
+        steps = window.reward, window.terminated, window.truncated, window.diverged
+        reward, terminated, truncated, diverged = (torch.stack(tensors).numpy() for tensors in steps)
         marks = {"failed": terminated, "diverged": diverged}
         finished = self.finish_episodes({"return": reward}, terminated | truncated, **marks)
         self.totals["diverged"] += sum(episode["diverged"] for episode in finished)

@@ -35,10 +35,10 @@ class Body:
     @property
     def contacts(self) -> list[tuple[NDArray, float]]:
         """Centre (3,) and radius of the spheres with which it touches the ground: both ends of every capsule."""
-        several = (
-            (ends if (ends[0] != ends[1]).any() else ends[:1], radius) for ends, radius in self.capsules
-        )
-        return [(end, radius) for ends, radius in several for end in ends]
+        found = []
+        for (first, last), radius in self.capsules:
+            found += [(first, radius), (last, radius)] if (first != last).any() else [(first, radius)]
+        return found
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,10 @@ def mass_matrix(mechanism: Mechanism, placed: list[Pose]) -> NDArray:
     size = 6 + len(mechanism.armature)
     mass, first, second = [], [], []  # of each body and all it carries: m, Σ m c, Σ (I + m (|c|² − c cᵀ))
     for body, pose in zip(mechanism.bodies, placed, strict=True):
-        c = pose.com
+        c, inertia = pose.com, pose.rotation @ body.inertia @ pose.rotation.T
         mass.append(body.mass)
         first.append(body.mass * c)
-        second.append(
-            pose.rotation @ body.inertia @ pose.rotation.T + body.mass * ((c @ c) * EYE - np.outer(c, c))
-        )
+        second.append(inertia + body.mass * ((c @ c) * EYE - np.outer(c, c)))
     for index in reversed(range(1, len(placed))):
         above = mechanism.bodies[index].parent
         for values in (mass, first, second):

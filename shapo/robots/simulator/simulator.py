@@ -39,9 +39,8 @@ class Simulator:
         n = robot.actions
         self._inputs = [torch.zeros(num_envs, size) for size in (7 + n, 6 + n, n)]
         self._inputs[0].copy_(self.q0)
-        self._outputs, self._seeds, self._gradients = (
-            [torch.zeros_like(value) for value in self._inputs[:count]] for count in (2, 2, 3)
-        )
+        like = [[torch.zeros_like(value) for value in self._inputs[:count]] for count in (2, 2, 3)]
+        self._outputs, self._seeds, self._gradients = like
         self._forward_graph = self._record(forward_kernel(robot), self._outputs)
         if gradients:
             self._backward_graph = self._record(backward_kernel(robot), self._seeds, self._gradients)
@@ -59,9 +58,7 @@ class Simulator:
             field, positive = CONTACT_PARAMETERS[column]
             value = np.asarray(given, np.float32)
             if value.shape not in ((), (n,)):
-                raise ValueError(
-                    f"{field} must be a number or one per environment, ({n},); got {value.shape}"
-                )
+                raise ValueError(f"{field} must be a number or one of each robot, ({n},); got {value.shape}")
             if not np.isfinite(value).all() or (value <= 0 if positive else value < 0).any():
                 least = "above" if positive else "at least"
                 raise ValueError(f"{field} must be finite and {least} 0; got {value}")
@@ -134,7 +131,5 @@ class _Step(torch.autograd.Function):
         if not ctx.simulator.gradients:
             raise RuntimeError("this simulator was made with gradients=False")
         if ctx.version != ctx.simulator._contact_version:
-            raise RuntimeError(
-                "contact parameters were set between a step and its backward pass, which runs it again"
-            )
+            raise RuntimeError("contact parameters were set between a step and its backward pass")
         return *ctx.simulator._backward(ctx.saved_tensors, seeds), None
