@@ -47,16 +47,16 @@ def delta_down(task: str, share: float | None = None) -> float:
 def variants(task: str) -> dict[str, Variant]:
     """What stands in for a baseline's plain update, at the task's dials."""
     delta = delta_down(task)
-    actor, critic = sharpness.FisherSAM(delta), sharpness.EuclideanSAM(dials(task).rho_critic)
-    return {
-        "vanilla": {},
-        "SHAPO Actor": {"actor": actor},
-        "SAM Critic": {"critic": critic},
-        "SHAPO": {"actor": actor, "critic": critic},
-        "E-SAM": {"actor": sharpness.KLMatchedSAM(delta)},
-        "random direction": {"actor": sharpness.RandomSAM(delta)},
-        "optimistic": {"actor": sharpness.OptimisticSAM(delta)},
-    }
+    actor, critic = (
+        {"actor": sharpness.FisherSAM(delta)},
+        {"critic": sharpness.EuclideanSAM(dials(task).rho_critic)},
+    )
+    others = {
+        "E-SAM": sharpness.KLMatchedSAM(delta), "random direction": sharpness.RandomSAM(delta),
+        "optimistic": sharpness.OptimisticSAM(delta),
+    }  # fmt: skip
+    ours = {"vanilla": {}, "SHAPO Actor": actor, "SAM Critic": critic, "SHAPO": actor | critic}
+    return ours | {name: {"actor": perturbation} for name, perturbation in others.items()}
 
 
 def grid(
@@ -215,8 +215,8 @@ def available_runs(experiment: Mapping[Hashable, Sequence[RunConfig]]) -> dict[H
 def results(experiment: Experiment) -> pd.DataFrame:
     """A row per run that is there: task, baseline, variant, seed, and its `summary`; runs that are not are left out."""
     rows = [
-        {"task": task, "baseline": baseline, "variant": variant, "seed": run.config.seed} | summary(run)
-        for (task, baseline, variant), runs in available_runs(experiment).items()
+        dict(zip(CELL, cell, strict=True), seed=run.config.seed) | summary(run)
+        for cell, runs in available_runs(experiment).items()
         for run in runs
     ]
     return pd.DataFrame(rows, columns=None if rows else [*CELL, "seed", *METRICS])

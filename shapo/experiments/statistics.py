@@ -70,13 +70,14 @@ def bootstrap_interval(
     """SciPy's percentile bootstrap: resamples each sample on its own. (nan, nan) where one has a single run."""
     generator(rng)
     settings = {
-        "confidence_level": BELOW_1("level", level),
         "n_resamples": whole(1)("repetitions", repetitions),
+        "vectorized": True,
+        "method": "percentile",
     }
+    settings["confidence_level"] = BELOW_1("level", level)
     if min(map(len, samples)) < 2:
         return math.nan, math.nan
-    found = bootstrap(samples, statistic, method="percentile", vectorized=True, rng=rng, **settings)
-    return tuple(map(float, found.confidence_interval))
+    return tuple(map(float, bootstrap(samples, statistic, rng=rng, **settings).confidence_interval))
 
 
 def pareto_front(cost: ArrayLike, return_: ArrayLike) -> np.ndarray:
@@ -134,11 +135,8 @@ def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
     """
     whole(1)("digits", digits)
     largest = table.groupby(["task", "metric"]).iqm.transform(lambda values: values.abs().max())
-    places = (
-        (digits - 1 - np.floor(np.log10(largest.where(largest > 0, 1.0).astype(float))))
-        .clip(lower=0)
-        .astype(int)
-    )
+    largest = largest.where(largest > 0, 1.0).astype(float)
+    places = (digits - 1 - np.floor(np.log10(largest))).clip(lower=0)
     shown = pd.DataFrame({"seeds": table.groupby(CELL, sort=False).seeds.first()})
     for metric, part in table.assign(places=places, two=2).groupby("metric", sort=False):
         part = part.set_index(CELL)

@@ -275,7 +275,6 @@ def shifted_weight(z: NDArray, shift: NDArray, log_std_change: NDArray | float =
 
     In units of the old standard deviations, the sample's gradient with respect to its mean is A z before and
     A exp((|z|² − |Δ|²)/2 − Σ η) e^{−η} Δ after, Δ = e^{−η}(z − ζ). The weight is the second along the first.
-
     z, shift: z and ζ, (..., m). log_std_change: η, (m,) or one number; zero in the paper.
     """
     change = np.broadcast_to(log_std_change, z.shape[-1:])
@@ -305,7 +304,6 @@ def sample_weights(
     Sample i contributes g_i = A_i ∇log π_θ₀(a_i|s_i) to g and g̃_i = A_i π_θ/π_θ₀ ∇log π_θ(a_i|s_i) to g̃. Its
     weight is the second along the first, ⟨g̃_i, g_i⟩ / ⟨g_i, g_i⟩, over the parameters of the mean network;
     A_i cancels.
-
     actor: at θ₀. theta: (P,) the perturbed parameters. observation: (N, obs), normalised. action: (N, actions).
     A row per sample: distance, |z| = ‖(a − μ)/σ‖; weight; ratio, π_θ/π_θ₀; shift, ‖ζ‖, ζ = (μ_θ − μ)/σ; towards,
     ζ·z/|z|, how far the mean moved towards the action; predicted, `shifted_weight(z, ζ, η)`.

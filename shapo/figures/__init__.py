@@ -12,10 +12,5 @@ from shapo.figures.scenes import robot_animation, robot_frames, trajectory, traj
 from shapo.figures.speed import benchmarks, training_time
 from shapo.figures.style import LOOKS, ROOT, STYLE, home, save, use_style
 from shapo.figures.tails import exceedance, moving_quantile, tails
-from shapo.figures.update import (
-    conjugate_gradient_residuals,
-    critic_sharpness,
-    critic_symmetry,
-    gradient_noise,
-)
-from shapo.figures.update import line_search, moved_where_rare, pessimistic_step, tangent
+from shapo.figures.update import conjugate_gradient_residuals, critic_sharpness, critic_symmetry
+from shapo.figures.update import gradient_noise, line_search, moved_where_rare, pessimistic_step, tangent

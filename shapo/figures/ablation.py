@@ -21,7 +21,6 @@ def ablation(
     """A row of panels per task and baseline, a column per metric, a line per variant: IQM, interval, single runs.
 
     Vanilla goes through each panel as a line, with its interval as a band. Constant metrics are left out.
-
     results: `experiments.results`. comparison: `safety.comparison` of them; its metrics are drawn, in order.
     variants: the lines, top to bottom; those in results if not given. One without runs keeps an empty line.
     Raises ValueError where there is no run to draw.

@@ -13,11 +13,8 @@ from numpy.typing import ArrayLike
 from shapo.figures.style import GREY, LIMIT, PAGE, Look, canvas, label, legend, looks, nothing, short_count
 from shapo.sharpness import alpha_from_delta
 
-PANELS = {
-    "episode_return": "return per episode",
-    "episode_cost": "cost per episode",
-    "lagrangian_multiplier": r"multiplier $\lambda$",
-}
+PANELS = {"episode_return": "return per episode", "episode_cost": "cost per episode"}
+PANELS["lagrangian_multiplier"] = r"multiplier $\lambda$"
 STEPS = "environment steps"
 POINTS = 150  # of a curve, at the most
 Series = Mapping[str, Sequence[pd.Series]]  # label -> a series over x per seed
@@ -126,7 +123,6 @@ def kl_of_perturbations(progress: Mapping[str, Progress], delta_down: Mapping[st
 
     The loss is divided by sqrt(2 KL), to which it is proportional while both are small: the radius drops out, and what
     is left is how well the direction was chosen.
-
     progress: task -> variant -> `Run.progress` of each seed. Variants without a perturbed actor are left out.
     delta_down: task -> δ_Down, nats. Raises ValueError where no run perturbed its actor.
     """
@@ -142,10 +138,8 @@ def kl_of_perturbations(progress: Mapping[str, Progress], delta_down: Mapping[st
             drawn[f"{task}: loss per distance"] = over_steps(tables, "loss")
     if not drawn:
         raise ValueError("progress must hold runs with a perturbed actor; got none")
-    labels = [
-        r"KL$(\pi_0\,\|\,\pi_{\theta_0+\varepsilon})$ [nats]",
-        r"$-L(\theta_0+\varepsilon)/\sqrt{2\,{\rm KL}}$",
-    ]
+    per_distance = r"$-L(\theta_0+\varepsilon)/\sqrt{2\,{\rm KL}}$"
+    labels = [r"KL$(\pi_0\,\|\,\pi_{\theta_0+\varepsilon})$ [nats]", per_distance]
     rows = len(drawn) // 2
     fig, axes = grid(drawn, STEPS, labels, size=(PAGE, 2.0 * rows + 0.6), rows=rows)
     for title, distance, loss in zip([*drawn][::2], axes[::2], axes[1::2], strict=True):
@@ -163,15 +157,12 @@ def schedules(
 
     samples: n_t, environment steps. radii: label -> schedule n_t ↦ δ_Down,t. like: as for `grid`.
     """
-    delta = {name: pd.Series([radius(n) for n in samples], samples) for name, radius in radii.items()}
-    alpha = {
-        name: pd.Series([alpha_from_delta(d, n) for n, d in of.items()], samples)
-        for name, of in delta.items()
-    }
-    drawn = {
-        "radius": {name: [curve] for name, curve in delta.items()},
-        "confidence level, $n = n_t$": {name: [curve[curve > 1e-30]] for name, curve in alpha.items()},
-    }
+    drawn: dict = {"radius": {}, "confidence level, $n = n_t$": {}}
+    for name, radius in radii.items():
+        delta = pd.Series([radius(n) for n in samples], samples)
+        alpha = pd.Series([alpha_from_delta(d, n) for n, d in delta.items()], samples)
+        for series, curve in zip(drawn.values(), (delta, alpha[alpha > 1e-30]), strict=True):
+            series[name] = [curve]
     fig, axes = grid(drawn, STEPS, [r"$\delta_{\mathrm{Down},t}$ [nats]", r"$\alpha_t$"], like)
     for axis in axes:
         axis.set(xscale="log", yscale="log")

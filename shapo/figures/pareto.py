@@ -17,26 +17,18 @@ VARIANTS = {name: LOOKS[name] for name in ("vanilla", "SHAPO")}
 Names, Limits = Mapping[str, str], Mapping[str, float] | None
 
 
-def pareto(runs: pd.DataFrame, table: pd.DataFrame, x: Names, labels: Names, limits: Limits = None) -> Figure:
+def pareto(
+    runs: pd.DataFrame, table: pd.DataFrame, x: Names, labels: Names, limits: Limits = None,
+    chosen: Mapping[str, Look] | None = None,
+) -> Figure:  # fmt: skip
     """Figure 3. A panel per task: vanilla hollow, SHAPO filled, and for each baseline an arrow from one to the other.
 
     Points are interquartile means over seeds with their intervals; seeds are faint; step lines are Pareto fronts.
-
     runs: `experiments.results`, for the seeds. table: `safety.comparison` of it, for the points.
     x: task -> metric on the horizontal axis; a panel each, in this order. labels: metric -> axis label.
-    limits: task -> the cost limit, in the metric's unit.
+    limits: task -> the cost limit, in the metric's unit. chosen: baseline -> its look.
     """
-    return _panels(runs, table, x, labels, limits or {}, looks(dict.fromkeys(table.baseline)))
-
-
-def frontier(
-    runs: pd.DataFrame, table: pd.DataFrame, x: Names, labels: Names, limits: Limits = None
-) -> Figure:
-    """Figure 4. As `pareto`, but the "baselines" are settings of one dial, from light to dark."""
-    return _panels(runs, table, x, labels, limits or {}, ordered(dict.fromkeys(table.baseline)))
-
-
-def _panels(runs, table, x: Names, labels: Names, limits: Mapping, chosen: Mapping[str, Look]) -> Figure:
+    chosen, limits = chosen or looks(dict.fromkeys(table.baseline)), limits or {}
     columns, rows = min(2, len(x)), -(-len(x) // 2)
     fig, axes = canvas(PAGE * (0.3 + 0.35 * columns), 2.6 * rows + 0.5, columns, rows)
     for axis in axes[len(x) :]:
@@ -67,6 +59,13 @@ def _panels(runs, table, x: Names, labels: Names, limits: Mapping, chosen: Mappi
     keys += [Line2D([], [], **LIMIT)] * bool(limits)
     fig.legend(handles=keys, loc="outside upper center", ncols=2 * columns + 1)
     return fig
+
+
+def frontier(
+    runs: pd.DataFrame, table: pd.DataFrame, x: Names, labels: Names, limits: Limits = None
+) -> Figure:
+    """Figure 4. As `pareto`, but the "baselines" are settings of one dial, from light to dark."""
+    return pareto(runs, table, x, labels, limits, ordered(dict.fromkeys(table.baseline)))
 
 
 def _points(table: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:

@@ -149,10 +149,8 @@ def agreement(table: pd.DataFrame, reached: pd.DataFrame, alpha: float) -> Figur
     right.axhline(alpha, label=rf"$\alpha={alpha:g}$", **DOTTED)
     right.set(xscale="log", ylim=(0, None))
     right.legend(loc="lower right")
-    title, distance = (
-        r"density of $\varepsilon_{\rm Down}$ against SLSQP",
-        r"relative distance, in $\|\cdot\|_F$",
-    )
+    title = r"density of $\varepsilon_{\rm Down}$ against SLSQP"
+    distance = r"relative distance, in $\|\cdot\|_F$"
     label(left, title, "dimension", distance)
     deep = r"$P_Q(L(\theta)\leq L(\theta_0+\varepsilon))$"
     label(right, "the curved surrogate of the ring road", "samples $n$", deep)
@@ -261,14 +259,9 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
     for key, (sign, colour, name) in SIGNS.items():
         rows = samples[np.sign(samples["advantage"]) == sign]
         binned = pd.cut(rows["distance"], bins, labels=(bins[1:] + bins[:-1]) / 2).astype(float)
-        style = {
-            "marker": "D" if sign < 0 else "s",
-            "ms": 4,
-            "mew": 0,
-            "color": colour,
-            "errorbar": ("pi", 50),
-        }
-        sns.lineplot(x=binned, y=rows["weight"], ax=means, legend=False, label=f"{name}, measured", **style)
+        style = {"marker": "D" if sign < 0 else "s", "ms": 4, "mew": 0, "color": colour}
+        style |= {"errorbar": ("pi", 50), "legend": False, "ax": means}
+        sns.lineplot(x=binned, y=rows["weight"], label=f"{name}, measured", **style)
         alone = {"lw": 1, "color": colour, "label": f"{name}, alone (Prop. 3)"}
         means.plot(prediction["distance"], prediction[key], "--", **alone)
         sns.histplot(x=rows["towards"], fill=sign < 0, color=colour, ax=towards, **steps)

@@ -24,7 +24,6 @@ def gradient_check(checks: pd.DataFrame, errors: pd.DataFrame) -> Figure:
     """Gradients of the simulation over central differences, and how far apart they are by horizon.
 
     Axes are linear about 0 and logarithmic beyond, so that the largest does not hide the others.
-
     checks: columns task, gradient, difference, converged (else hollow), of one horizon.
     errors: columns task, horizon, error.
     """
@@ -59,11 +58,11 @@ def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> 
 
     panels: title -> (`policy_means` by one condition, the condition's column, its value in training).
     """
-    drawn = {
-        f"{title}: {words}": _per(table, "policy", column, quantity)
-        for title, (table, column, _) in panels.items()
-        for quantity, words in QUANTITIES.items()
-    }
+    drawn = {}
+    for title, (table, column, _) in panels.items():
+        drawn |= {
+            f"{title}: {words}": _per(table, "policy", column, name) for name, words in QUANTITIES.items()
+        }
     # The median of shares is 0 where two policies in five fall.
     fig, axes = grid(drawn, size=(PAGE, 0.6 + 2.1 * len(panels)), rows=len(panels), middle=("median", "mean"))
     for row, (_, column, trained) in zip(axes.reshape(-1, 2), panels.values(), strict=True):
@@ -156,7 +155,5 @@ def ascents(table: pd.DataFrame) -> Figure:
 
 def _per(table: pd.DataFrame, unit: str, x: str, y: str) -> dict[str, list[pd.Series]]:
     """algorithm -> y over x of each of its units."""
-    return {
-        name: [rows.set_index(x)[y] for _, rows in part.groupby(unit)]
-        for name, part in table.groupby("algorithm", sort=False)
-    }
+    parts = table.groupby("algorithm", sort=False)
+    return {name: [rows.set_index(x)[y] for _, rows in part.groupby(unit)] for name, part in parts}

@@ -15,13 +15,8 @@ from numpy.typing import ArrayLike
 from shapo.figures.style import BLUE, COLUMN, GREEN, ORANGE, PAGE, RED, SKY, canvas, label
 
 HAZARD, GOAL, AGENT = 0.2, 0.3, 0.1  # radii, metres
-BELOW = {
-    "loc": "outside lower center",
-    "ncols": 4,
-    "columnspacing": 1,
-    "handletextpad": 0.3,
-    "handlelength": 1.2,
-}
+BELOW = {"loc": "outside lower center", "ncols": 4, "columnspacing": 1, "handletextpad": 0.3}
+BELOW["handlelength"] = 1.2
 PAID = {"marker": "x", "ls": "", "ms": 5, "mew": 1.4, "color": RED, "zorder": 4}
 
 
@@ -49,12 +44,7 @@ def trajectory(
 
 
 def trajectory_animation(
-    positions: ArrayLike,
-    goals: ArrayLike,
-    hazards: ArrayLike,
-    cost: ArrayLike,
-    title: str = "",
-    frames: int = 100,
+    positions: ArrayLike, goals: ArrayLike, hazards: ArrayLike, cost: ArrayLike, title: str = "", frames=100
 ) -> animation.FuncAnimation:
     """The same episode as `trajectory`, moving; show it with `HTML(result.to_jshtml())`.
 
@@ -89,7 +79,6 @@ def robot_frames(
     """Pictures of a robot from the side, one after the other, each where it stands at its time.
 
     Left limbs are blue, right ones orange, those at the back lighter; what is in the middle is grey.
-
     ends: (T, k, 2, 3) ends of its capsules, metres, the robot facing along +x in the first. radii: (k,).
     times: (T,) seconds. span: metres shown of each.
     """

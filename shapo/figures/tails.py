@@ -76,11 +76,8 @@ def _largest(costs: Costs, column: str) -> dict[str, float]:
     """The largest value in a task's tables; 1 where there is none. Tasks whose costs are all one number drop out."""
     found: dict[str, list] = {}
     for (task, *_), tables in costs.items():
-        found.setdefault(task, []).extend(table for table in tables if len(table))
-    whole = {
-        task: pd.concat(tables) if tables else pd.DataFrame(columns=["steps", "cost"])
-        for task, tables in found.items()
-    }
+        found.setdefault(task, [pd.DataFrame({"steps": [], "cost": []})]).extend(filter(len, tables))
+    whole = {task: pd.concat(tables) for task, tables in found.items()}
     varied = {task: table for task, table in whole.items() if table.cost.nunique() != 1}
     return {
         task: (table[column].max() if len(table) else 0.0) or 1.0 for task, table in (varied or whole).items()

@@ -51,7 +51,7 @@ def test_among_equals_the_larger_and_an_edge_is_told():
     assert choice == [0.1]
 
 
-def test_nothing_is_chosen_of_what_is_not_whole_or_not_known_to_turn():
+def test_a_radius_with_missing_runs_or_turn_is_not_chosen():
     cells = VANILLA | {("TRPOLag", "ρ = 0.05"): (20, -3.5)} | both("δ = 0.1 δ_Up", 1, -0.2)
     runs = table(cells)
     found = choose(runs, TURNS).set_index("dial")

@@ -24,7 +24,7 @@ def run(seed, seconds):
     )
 
 
-def test_the_end_of_training_is_its_last_tenth_and_faults_are_those_of_all_of_it():
+def test_the_end_of_training_is_its_last_tenth():
     table = ends_of_training({"SHAC": [run(0, [60.0] * 29 + [900.0]), run(1, [6.0])], "PPO": [run(0, [6.0])]})
     assert table.index.to_list() == [("SHAC", 0), ("SHAC", 1), ("PPO", 0)]
     row = table.loc["SHAC", 0]

@@ -123,7 +123,7 @@ def test_the_optimiser_finds_the_most_likely_point_of_the_tail():
     assert len(others) > 1000 and energy.min() > best @ fisher @ best
 
 
-def test_the_optimality_conditions_judge_the_optimiser_not_its_message(monkeypatch):
+def test_optimality_conditions_judge_the_optimiser(monkeypatch):
     """Of 6000 problems SciPy calls some fifteen unsolved at their very solution; one cut short is unsolved."""
     table = theory.proposition2_agreement([2], 6000, np.random.default_rng(3))
     assert table["distance"].max() < 1e-6
@@ -146,7 +146,7 @@ def test_the_alpha_tail_of_q_holds_alpha():
     assert (values <= gradient @ down).mean() == pytest.approx(alpha, abs=4 * np.sqrt(alpha * 0.9 / count))
 
 
-def test_with_a_curved_surrogate_the_quantile_is_reached_when_n_is_large():
+def test_a_curved_surrogate_reaches_the_quantile_for_large_n():
     road, rng = theory.RingRoad(), np.random.default_rng(8)
     surrogate = theory.Surrogate(road, random_theta(road, rng, 0.3))
     row = theory.quantile_reached(surrogate, 0.2, [100_000], 4000, rng).iloc[0]
@@ -176,7 +176,7 @@ def test_proposition_3_against_automatic_differentiation(advantage, delta):
         assert theory.pessimistic_weight(a, advantage, delta) == pytest.approx(weight, rel=1e-10)
 
 
-def test_the_weight_in_several_dimensions_against_automatic_differentiation():
+def test_the_weight_in_several_dimensions_against_autograd():
     rng = np.random.default_rng(9)
     z, shift, change = rng.standard_normal((3, 4))
     mean = torch.tensor(shift).requires_grad_()

@@ -17,7 +17,7 @@ def run(tmp_path_factory):
         return shapo.train(config, progress=False)
 
 
-def test_sharpness_is_signal_and_noise_and_the_variance_is_the_noise():
+def test_sharpness_is_signal_plus_the_variance():
     rng, signal, spread, dims = np.random.default_rng(0), np.array([3.0, 0, 0, 0]), 2.0, 4
     gradients = signal + spread * rng.standard_normal((2000, dims))
     table = uncertainty.noise(gradients @ gradients.T, [1, 4, 20], steps=10).set_index("n")
@@ -48,7 +48,7 @@ def test_batches_are_independent_and_leave_the_policy_as_it_is(run):
     assert all(np.array_equal(value, before[name]) for name, value in trainer.normalizer.state_dict().items())
 
 
-def test_a_larger_radius_turns_the_step_further_and_another_batch_more(run):
+def test_a_larger_radius_turns_the_step_further(run):
     trainer = uncertainty.policy_of(run)
     radii = {delta: FisherSAM(delta) for delta in (0.0, 1e-3, 1e-1)}
     found = uncertainty.turns(trainer, radii)

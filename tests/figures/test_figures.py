@@ -5,22 +5,12 @@ import os
 import subprocess
 import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from shapo import figures
-
-
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
 
 
 def progress(seed: int) -> pd.DataFrame:
@@ -166,7 +156,11 @@ def test_the_bytes_do_not_depend_on_the_process(tmp_path):
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_figures as t;"
         "t.figures.save(t.learning_curves(), 'figure', folder=Path(sys.argv[1]))"
     )
-    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = os.environ | {
+        "PYTHONHASHSEED": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "MPLBACKEND": "Agg",
+    }
     arguments = [sys.executable, "-c", code, str(tmp_path / "there"), os.path.dirname(__file__)]
     subprocess.run(arguments, check=True, env=environment)
     for path in figures.save(learning_curves(), "figure", folder=tmp_path / "here"):
@@ -194,7 +188,7 @@ def drawn(axis) -> dict[str, np.ndarray]:
     return {line.get_label(): line.get_xydata() for line in axis.lines}
 
 
-def test_learning_curves_show_the_median_the_middle_half_and_the_limit():
+def test_learning_curves_show_median_middle_half_and_limit():
     seeds = [progress(seed) for seed in range(5)]
     fig = figures.learning_curves({"PIDLag": seeds, "SHAPO": [progress(5)]}, cost_limit=10)
     _, cost, _ = fig.axes

@@ -1,9 +1,5 @@
 """The figures of the ablation: what is drawn is what the data say, and what is not there is not drawn."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,12 +11,6 @@ from shapo.experiments.safety import comparison
 from shapo.figures.style import LOOKS, looks
 
 VARIANTS = ("vanilla", "SHAPO Actor", "SHAPO", "E-SAM", "E-SAM ρ = 0.1", "E-SAM ρ = 0.3")
-
-
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
 
 
 def runs(
@@ -79,7 +69,7 @@ def test_what_is_one_number_throughout_has_no_panel():
     assert set(shown) == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)}
 
 
-def test_each_task_has_its_measure_of_safety_and_says_which_way_is_better():
+def test_each_metric_says_which_way_is_better():
     table = pd.concat([runs(), runs("Walker2d-v4"), runs("Walker2d-v4", baseline="PIDLag")])
     shown = panels(figures.ablation(table, compared(table)))
     titles = [shown[row, 0].get_title(loc="left") for row in range(3)]

@@ -29,7 +29,7 @@ def test_effective_samples_are_medians_over_seeds():
     assert list(right.get_lines()[0].get_ydata()) == [5.0, 10.0]
 
 
-def test_dose_response_puts_vanilla_at_zero_and_medians_on_the_line():
+def test_dose_response_puts_vanilla_at_zero_and_joins_medians():
     rows = [("T", "CPO", "vanilla", 100, 1.0), ("T", "CPO", "vanilla", 101, 3.0)]
     rows += [
         ("T", "CPO", f"δ = {d:g} δ_Up", s, 10 * i + s - 100)

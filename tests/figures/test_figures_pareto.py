@@ -1,10 +1,5 @@
 """Figures 3 to 5: what is drawn is what the runs say, and what is not there is not drawn."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,12 +11,6 @@ from shapo.experiments import statistics
 X = {"PointGoal1-v0": "cost_rate", "Walker2d-v4": "failures"}
 LABELS = {metric: label for metric, (label, _) in experiments.METRICS.items()}
 LIMITS = {"PointGoal1-v0": 0.01}
-
-
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
 
 
 def runs(seeds: int = 4, baselines=("TRPOLag", "CPO", "CRPO", "mine")) -> pd.DataFrame:
@@ -183,7 +172,7 @@ def test_tails_are_the_quantiles_of_moving_windows():
     assert set(limit.get_ydata()) == {10}
 
 
-def test_tails_begin_where_every_seed_has_and_join_over_windows_without_episodes():
+def test_tails_begin_where_every_seed_has_and_join_over_gaps():
     late, gap = episodes(1)[200:], episodes(0).drop(range(50, 100))
     axis = figures.tails({("Ant-v4", "CPO", "SHAPO"): [gap, late]}, {"Ant-v4": 0.95}).axes[0]
     assert axis.lines[0].get_xdata()[0] > 200_000
@@ -208,7 +197,7 @@ def test_exceedance_is_the_share_of_episodes_that_cost_more():
 
 
 @pytest.mark.parametrize("draw_costs", [lambda c: figures.tails(c, LEVELS), figures.exceedance])
-def test_panels_of_costs_say_what_is_missing_and_leave_out_what_was_not_asked_for(draw_costs):
+def test_panels_of_costs_say_what_is_missing(draw_costs):
     drawn, missing, walker, not_asked = draw_costs(costs()).axes
     assert drawn.lines and not missing.lines and not walker.lines
     assert [axis.texts[0].get_text() for axis in (missing, walker)] == ["no run yet"] * 2

@@ -1,10 +1,6 @@
 """The figures of notebooks 20 to 23: that what is drawn are the numbers given, under the right names."""
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,12 +8,6 @@ import pytest
 from shapo import figures
 from shapo.figures.style import BLUE, LOOKS, ORANGE, SKY
 from shapo.robots.landscape import of_exact
-
-
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
 
 
 def policies(column: str, values: list[float]) -> pd.DataFrame:
@@ -105,7 +95,7 @@ def test_a_mark_per_policy_and_a_large_one_per_median():
     assert kept.get_xscale() == "log" and kept.lines[2].get_color() == LOOKS["PPO"].colour
 
 
-def test_ascents_are_shares_of_the_exact_one_around_the_same_policy():
+def test_ascents_are_shares_of_the_same_policys_exact_one():
     cases = (
         ("all", 1.0, 4.0),
         ("first robots", 0.5, 2.0),
