@@ -47,16 +47,13 @@ def delta_down(task: str, share: float | None = None) -> float:
 def variants(task: str) -> dict[str, Variant]:
     """What stands in for a baseline's plain update, at the task's dials."""
     delta = delta_down(task)
-    actor, critic = (
-        {"actor": sharpness.FisherSAM(delta)},
-        {"critic": sharpness.EuclideanSAM(dials(task).rho_critic)},
-    )
-    others = {
-        "E-SAM": sharpness.KLMatchedSAM(delta), "random direction": sharpness.RandomSAM(delta),
-        "optimistic": sharpness.OptimisticSAM(delta),
+    actor, critic = sharpness.FisherSAM(delta), sharpness.EuclideanSAM(dials(task).rho_critic)
+    return {
+        "vanilla": {}, "SHAPO Actor": {"actor": actor}, "SAM Critic": {"critic": critic},
+        "SHAPO": {"actor": actor, "critic": critic}, "E-SAM": {"actor": sharpness.KLMatchedSAM(delta)},
+        "random direction": {"actor": sharpness.RandomSAM(delta)},
+        "optimistic": {"actor": sharpness.OptimisticSAM(delta)},
     }  # fmt: skip
-    ours = {"vanilla": {}, "SHAPO Actor": actor, "SAM Critic": critic, "SHAPO": actor | critic}
-    return ours | {name: {"actor": perturbation} for name, perturbation in others.items()}
 
 
 def grid(

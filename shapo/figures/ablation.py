@@ -39,12 +39,15 @@ def ablation(
         three = rows[["iqm", "low", "high"]].stack().rename("value").reset_index()
         style = {"y": "variant", "order": variants, "hue": "variant", "hue_order": variants, "ax": axis}
         style |= {"palette": {name: look.colour for name, look in chosen.items()}, "legend": False}
-        sns.stripplot(runs.reset_index(), x=cell[2], size=2.2, alpha=0.45, jitter=0.25, **style)
         markers = [look.marker for look in chosen.values()]
         interval = {"estimator": "median", "errorbar": ("pi", 100), "err_kws": {"lw": 1.2}}
         marks = {"markers": markers, "ms": 4.5, "mec": "white", "mew": 0.4, "ls": ""}
         sns.pointplot(three, x="value", **marks, **interval, **style)
         for y, variant in enumerate(variants):
+            seeds = runs.loc[runs.index == variant, cell[2]]
+            # In order: at random, no picture would be made twice.
+            beside = y + np.linspace(-0.25, 0.25, len(seeds))
+            axis.scatter(seeds, beside, s=2.2**2, color=chosen[variant].colour, alpha=0.45, lw=0)
             if variant not in rows.index:
                 nothing(axis, "no run", 0.02, y, transform=axis.get_yaxis_transform(), ha="left")
         axis.set(ylabel="", ylim=(len(variants) - 0.4, -0.6), xlabel="")

@@ -101,6 +101,13 @@ def test_one_seed_has_no_interval():
     np.testing.assert_allclose(points, sorted(table["return"]))
 
 
+def test_the_ablation_is_written_with_the_same_bytes(tmp_path):
+    table = runs(seeds=3)
+    for name in "ab":
+        figures.save(figures.ablation(table, compared(table)), name, folder=tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
 def test_no_run_no_picture():
     none = experiments.results({})
     with pytest.raises(ValueError, match="at least one run"):
