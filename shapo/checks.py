@@ -1,6 +1,6 @@
 """Checks: what a field of a frozen dataclass accepts, what a perturbation gives, and the error for numbers gone wrong.
 
-`check(self, rho=AT_LEAST_0)` keeps a field as a plain number, or refuses it.
+A field of a `Checked` dataclass says so itself, `rho: float = setting(AT_LEAST_0)`, and then holds a plain number.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import math
 import operator
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import is_dataclass, replace
-from typing import TypeVar
+from dataclasses import MISSING, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -64,6 +64,13 @@ def flag(field: str, value: object) -> bool:
     return bool(value)
 
 
+def layer_sizes(field: str, value: object) -> tuple[int, ...]:
+    """The rule for the widths of a network's hidden layers."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"{field} must be a tuple of layer sizes such as (64, 64); got {value!r}")
+    return tuple(whole(1)(field, size) for size in value)
+
+
 def optional(rule: Rule) -> Rule:
     """The same rule for a field that may be None."""
     return lambda field, value: None if value is None else rule(field, value)
@@ -77,16 +84,28 @@ BELOW_1 = real("a number from 0 to below 1", lambda value: 0 <= value < 1)
 TAIL = real("a number between 0 and 0.5", lambda value: 0 < value < 0.5)  # the level of a lower quantile
 
 
-def filled(instance: Dataclass, **values: object) -> Dataclass:
-    """The frozen dataclass with `values` in those of its fields that are None; itself where none is."""
-    missing = {name: value for name, value in values.items() if getattr(instance, name) is None}
-    return replace(instance, **missing) if missing else instance
+def setting(rule: Rule, default: object = MISSING) -> Any:
+    """A field of a `Checked` dataclass, and what it accepts: None, too, where that is the default."""
+    return field(default=default, metadata={"rule": optional(rule) if default is None else rule})
 
 
 def check(instance: object, **rules: Rule) -> None:
     """Applies a rule to each named field of a frozen dataclass: equal settings become equal, plain values."""
-    for field, rule in rules.items():
-        object.__setattr__(instance, field, rule(field, getattr(instance, field)))
+    for name, rule in rules.items():
+        object.__setattr__(instance, name, rule(name, getattr(instance, name)))
+
+
+class Checked:
+    """Mixin of a frozen dataclass: applies to each field the rule of its `setting`."""
+
+    def __post_init__(self):
+        check(self, **{f.name: f.metadata["rule"] for f in fields(self) if "rule" in f.metadata})
+
+
+def filled(instance: Dataclass, **values: object) -> Dataclass:
+    """The frozen dataclass with `values` in those of its fields that are None; itself where none is."""
+    missing = {name: value for name, value in values.items() if getattr(instance, name) is None}
+    return replace(instance, **missing) if missing else instance
 
 
 def takes(function: object, arguments: int) -> bool:
@@ -113,18 +132,21 @@ def perturbation(field: str, value: object) -> object:
     )
 
 
-def vector(
-    field: str, value: object, shape: tuple[int, ...] | None = None, dtype: torch.dtype | None = None
-) -> Tensor:
+def schedule(field: str, value: object) -> object:
+    """The rule for a field that holds a schedule of δ_Down, or one number for all."""
+    accepted = "a finite number, at least 0, or a schedule of one argument such as FixedAlpha(0.05)"
+    return value if takes(value, 1) else real(accepted, lambda number: number >= 0)(field, value)
+
+
+def vector(field: str, value: object, shape: tuple | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """The floating-point tensor (P,) that `value` is, of the shape and type given, if any. Raises TypeError."""
     right = isinstance(value, Tensor) and value.is_floating_point() and dtype in (None, value.dtype)
     if right and (value.dim() == 1 if shape is None else value.shape == shape):
         return value
     wanted = "of floating-point numbers" if dtype is None else f"of {dtype}"
-    tensor = isinstance(value, Tensor)
-    got = (
-        f"{value.dtype} of shape {tuple(value.shape)}" if tensor else f"{type(value).__name__} {value!r:.40}"
-    )
+    got = f"{type(value).__name__} {value!r:.40}"
+    if isinstance(value, Tensor):
+        got = f"{value.dtype} of shape {tuple(value.shape)}"
     raise TypeError(f"{field} must be a tensor {wanted}, of shape {shape or '(P,)'}; got {got}")
 
 
@@ -149,10 +171,10 @@ def epsilon_of(
     return epsilon.detach()
 
 
-def try_out(perturb: Callable | None, fisher: object) -> None:
+def try_out(perturb: Callable | None, fisher: object, samples: object = 1) -> None:
     """Raises TypeError for a perturbation of the user's that returns no ε, before anything is trained.
 
     fisher: at the parameters that training begins with.
     """
     if perturb is not None and type(perturb).__module__.partition(".")[0] != "shapo":
-        epsilon_of(perturb, torch.ones_like(fisher.theta), fisher, 1, trial=True)
+        epsilon_of(perturb, torch.ones_like(fisher.theta), fisher, samples, trial=True)

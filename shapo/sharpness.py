@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from shapo.checks import AT_LEAST_0, POSITIVE, TAIL, NonFiniteError, check, real, takes, vector, whole
+from shapo.checks import AT_LEAST_0, POSITIVE, TAIL, Checked, NonFiniteError, setting, schedule, vector, whole
 
 
 def conjugate_gradient(
@@ -60,13 +60,9 @@ class Fisher:
     """
 
     def __init__(
-        self,
-        product: Callable[[Tensor], Tensor],
-        *,
-        damping: float = 0.0,
-        iterations: int = 15,
+        self, product: Callable[[Tensor], Tensor], *, damping: float = 0.0, iterations: int = 15,
         tolerance: float = 1e-10,
-    ):
+    ):  # fmt: skip
         self.product, self.damping = product, AT_LEAST_0("damping", damping)
         self.iterations, self.tolerance = whole(1)("iterations", iterations), tolerance
         self.solves: list[int] = []  # products used by each solve
@@ -148,12 +144,12 @@ def sharpness_aware_gradient(
 class Perturbation(Protocol):
     """What `Config(actor=…)` accepts: a frozen dataclass of plain values with this call."""
 
-    def __call__(self, gradient: Tensor, fisher: Fisher, samples: int) -> Tensor:
+    def __call__(self, gradient: Tensor, fisher: Fisher, samples: Any) -> Tensor:
         """ε, (P,), that worsens the objective.
 
         gradient: (P,) ∇L(θ₀) of the objective being maximised. fisher: F at θ₀; `fisher(v)` = F v,
-        `fisher.solve(b)` = F⁻¹b and its image, `fisher.theta` = θ₀. samples: n_t, environment steps seen so far; in
-        training a `sample_size.Samples`, which also knows how many independent ones they are worth, but on robots.
+        `fisher.solve(b)` = F⁻¹b and its image, `fisher.theta` = θ₀. samples: how much has been seen; in safe RL a
+        `sample_size.Samples` with `.steps`, n_t, and `.effective`, n_eff,t; on robots n_t itself.
         """
         ...
 
@@ -173,47 +169,39 @@ def alpha_from_delta(delta_down: float, n: float) -> float:
 
 
 @dataclass(frozen=True)
-class FixedAlpha:
+class FixedAlpha(Checked):
     """Schedule at one confidence level: δ_Down,t = z_α² / (2 n_t) decays as samples come in."""
 
-    alpha: float  # quantile of the surrogate's uncertainty to guard against, in (0, 0.5)
-    steps_per_sample: float = 1.0  # environment steps that count as one independent sample
+    alpha: float = setting(TAIL)  # quantile of the surrogate's uncertainty to guard against, in (0, 0.5)
+    steps_per_sample: float = setting(POSITIVE, 1.0)  # environment steps that count as one independent sample
 
-    def __post_init__(self):
-        check(self, alpha=TAIL, steps_per_sample=POSITIVE)
-
-    def __call__(self, samples: float) -> float:
-        return delta_from_alpha(self.alpha, POSITIVE("samples", samples) / self.steps_per_sample)
+    def __call__(self, samples: Any) -> float:
+        steps = POSITIVE("samples", getattr(samples, "steps", samples))
+        return delta_from_alpha(self.alpha, steps / self.steps_per_sample)
 
 
 @dataclass(frozen=True)
-class EffectiveAlpha:
+class EffectiveAlpha(Checked):
     """`FixedAlpha` with n measured: δ_Down,t = z_α² / (2 n_eff,t), so that α is the only dial. (Beyond the paper)"""
 
-    alpha: float  # quantile of the surrogate's uncertainty to guard against, in (0, 0.5)
+    alpha: float = setting(TAIL)  # quantile of the surrogate's uncertainty to guard against, in (0, 0.5)
 
-    def __post_init__(self):
-        check(self, alpha=TAIL)
-
-    def __call__(self, samples) -> float:  # an algorithms.sample_size.Samples
+    def __call__(self, samples: Any) -> float:
         return delta_from_alpha(self.alpha, samples.effective)
 
 
 @dataclass(frozen=True)
-class FixedDelta:
+class FixedDelta(Checked):
     """Schedule of one radius: pessimism α_t = Φ(−sqrt(2 n_t δ_Down)) grows as samples come in."""
 
-    delta_down: float  # radius of the KL ball, nats
+    delta_down: float = setting(AT_LEAST_0)  # radius of the KL ball, nats
 
-    def __post_init__(self):
-        check(self, delta_down=AT_LEAST_0)
-
-    def __call__(self, samples: float) -> float:
+    def __call__(self, samples: Any) -> float:
         return self.delta_down
 
 
 @dataclass(frozen=True)
-class FisherSAM:
+class FisherSAM(Checked):
     """SHAPO's perturbation of the actor, ε_Down = U_F(−g, δ_Down).
 
     F is the operator the baseline steps with. That of `TrustRegion` is damped, as in the field: then
@@ -222,18 +210,13 @@ class FisherSAM:
     delta_down: a number (the same radius throughout) or a schedule n_t ↦ δ_Down,t such as `FixedAlpha(0.05)`.
     """
 
-    delta_down: float | FixedDelta | FixedAlpha | EffectiveAlpha  # radius of the KL ball, nats
+    delta_down: float | FixedDelta | FixedAlpha | EffectiveAlpha = setting(schedule)  # radius, nats
 
-    def __post_init__(self):
-        if not takes(self.delta_down, 1):
-            accepted = "a finite number, at least 0, or a schedule of one argument such as FixedAlpha(0.05)"
-            check(self, delta_down=real(accepted, lambda value: value >= 0))
-
-    def radius(self, samples: int) -> float:
+    def radius(self, samples: Any) -> float:
         """δ_Down at n_t samples."""
         return self.delta_down(samples) if callable(self.delta_down) else self.delta_down
 
-    def __call__(self, gradient: Tensor, fisher: Fisher, samples: int) -> Tensor:
+    def __call__(self, gradient: Tensor, fisher: Fisher, samples: Any) -> Tensor:
         return trust_region_step(-gradient, fisher, self.radius(samples))
 
 
@@ -244,7 +227,7 @@ class KLMatchedSAM(FisherSAM):
     Fisher and Euclidean perturbations compared at one ρ would be a comparison of radii.
     """
 
-    def __call__(self, gradient: Tensor, fisher: Fisher, samples: int) -> Tensor:
+    def __call__(self, gradient: Tensor, fisher: Fisher, samples: Any) -> Tensor:
         shapo = super().__call__(gradient, fisher, samples)
         return of_equal_kl(self.direction(gradient), shapo, fisher)
 
@@ -267,7 +250,7 @@ class RandomSAM(KLMatchedSAM):
 class OptimisticSAM(FisherSAM):
     """ε = +U_F(g, δ): the best policy of SHAPO's ball in place of the worst. (An ablation beyond the paper)"""
 
-    def __call__(self, gradient: Tensor, fisher: Fisher, samples: int) -> Tensor:
+    def __call__(self, gradient: Tensor, fisher: Fisher, samples: Any) -> Tensor:
         return -super().__call__(gradient, fisher, samples)
 
 
@@ -280,36 +263,30 @@ def of_equal_kl(direction: Tensor, epsilon: Tensor, fisher: Fisher) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EuclideanSAM:
+class EuclideanSAM(Checked):
     """Foret et al.'s perturbation, ε = −ρ g/‖g‖, for critics (SAM Critic) and, as the ablation E-SAM, for actors.
 
     Of gradients (K, P), each row is a network of its own.
     """
 
-    rho: float  # Euclidean radius in parameter space
+    rho: float = setting(AT_LEAST_0)  # Euclidean radius in parameter space
 
-    def __post_init__(self):
-        check(self, rho=AT_LEAST_0)
-
-    def __call__(self, gradient: Tensor, fisher: Fisher | None = None, samples: int | None = None) -> Tensor:
+    def __call__(self, gradient: Tensor, fisher: Fisher | None = None, samples: Any = None) -> Tensor:
         if not isinstance(gradient, Tensor) or not gradient.dim():
             vector("gradient", gradient)
         return gradient * (-self.rho / (torch.linalg.vector_norm(gradient, dim=-1, keepdim=True) + 1e-12))
 
 
 @dataclass(frozen=True)
-class AdaptiveSAM:
+class AdaptiveSAM(Checked):
     """ASAM's perturbation (Kwon et al. 2021), ε = −ρ T²g / ‖T g‖ with T = diag(|θ₀|): the worst of ‖T⁻¹ε‖ ≤ ρ.
 
     The ball is in units of the parameters, so their scales do not matter. What SHAC-ASAM steps with (its Equations 4
     to 8, for the objective −L).
     """
 
-    rho: float  # radius, relative to the parameters
+    rho: float = setting(AT_LEAST_0)  # radius, relative to the parameters
 
-    def __post_init__(self):
-        check(self, rho=AT_LEAST_0)
-
-    def __call__(self, gradient: Tensor, fisher: Fisher, samples: int) -> Tensor:
+    def __call__(self, gradient: Tensor, fisher: Fisher, samples: Any) -> Tensor:
         scaled = fisher.theta.abs() * gradient  # T g
         return fisher.theta.abs() * scaled * (-self.rho / (torch.linalg.vector_norm(scaled) + 1e-12))

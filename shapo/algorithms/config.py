@@ -13,7 +13,7 @@ from shapo import algorithms, sharpness
 from shapo.algorithms import ALGORITHMS, TrustRegion
 from shapo.algorithms.networks import GaussianActor, Policy, RunningNormalizer
 from shapo.algorithms.trainer import Trainer
-from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, check, optional, perturbation, whole
+from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, Checked, setting, layer_sizes, perturbation, whole
 from shapo.envs import OwnTask, VectorEnv, make_env, task_of
 from shapo.runs.identity import RunConfig, describe
 from shapo.runs.store import unprefixed
@@ -21,15 +21,14 @@ from shapo.sharpness import EuclideanSAM, Perturbation
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(Checked, RunConfig):
     """One training run. Defaults are those SafePO and OmniSafe agree on; those of the actor's update, and of the
     multiplier, are fields of the algorithm. A field that is None stands for the task's own value, which `resolved` has.
     Raises ValueError or TypeError, naming the field, for what cannot be run.
     """
 
-    method: ClassVar[int] = (
-        2  # 1 had an absolute trust region and tolerance, whatever the task's action and cost limit
-    )
+    # 1 had an absolute trust region and tolerance, whatever the task's action and cost limit
+    method: ClassVar[int] = 2
     vocabulary: ClassVar[dict[str, Any]] = vars(algorithms) | vars(sharpness) | {"OwnTask": OwnTask}
     shown: ClassVar[dict[str, str]] = {
         "return": "episode_return", "cost": "episode_cost", "λ": "lagrangian_multiplier", "KL": "kl",
@@ -41,68 +40,53 @@ class Config(RunConfig):
         "PointGoal1-v0"  # a name in shapo.envs.TASKS, any id of Safety-Gymnasium, or your own
     )
     algorithm: str | TrustRegion = "PIDLag"  # a name in shapo.algorithms.ALGORITHMS, or an instance
-    actor: Perturbation | None = None  # FisherSAM: SHAPO; EuclideanSAM: E-SAM; None: the baseline
+    # FisherSAM: SHAPO; EuclideanSAM: E-SAM; None: the baseline
+    actor: Perturbation | None = setting(perturbation, None)
     critic: EuclideanSAM | None = None  # SAM of both critics; None: plain
-    total_steps: int = 2_000_000  # environment steps, all environments together
-    seed: int = 0  # of everything random in the run
-    cost_limit: float | None = None  # β, mean cost of an episode; None: the task's own
-    num_envs: int = 20  # environments stepped together
-    steps_per_epoch: int = 20_000  # environment steps between updates, all environments together
-    hidden_sizes: tuple[int, ...] = (64, 64)  # tanh layers of actor and critics
-    gamma: float = 0.99  # discount of reward
-    cost_gamma: float = 0.99  # discount of cost
-    gae_lambda: float = 0.95  # λ of the reward's generalised advantages
-    cost_gae_lambda: float = 0.95  # λ of the cost's
-    critic_lr: float = 1e-3  # Adam step size
-    critic_passes: int = 10  # passes over the batch an epoch
-    minibatch_size: int = 128  # samples a critic step
-    critic_l2: float = 1e-3  # coefficient of ‖φ‖² in the critic's loss
-    max_grad_norm: float = 40.0  # each critic's gradient is clipped to this norm
+    total_steps: int = setting(whole(1), 2_000_000)  # environment steps, all environments together
+    seed: int = setting(whole(0), 0)  # of everything random in the run
+    cost_limit: float | None = setting(AT_LEAST_0, None)  # β, of an episode; None: the task's own
+    num_envs: int = setting(whole(1), 20)  # environments stepped together
+    steps_per_epoch: int = setting(whole(2), 20_000)  # environment steps between updates, all together
+    hidden_sizes: tuple[int, ...] = setting(layer_sizes, (64, 64))  # tanh layers of actor and critics
+    gamma: float = setting(UNIT, 0.99)  # discount of reward
+    cost_gamma: float = setting(UNIT, 0.99)  # discount of cost
+    gae_lambda: float = setting(UNIT, 0.95)  # λ of the reward's generalised advantages
+    cost_gae_lambda: float = setting(UNIT, 0.95)  # λ of the cost's
+    critic_lr: float = setting(AT_LEAST_0, 1e-3)  # Adam step size
+    critic_passes: int = setting(whole(1), 10)  # passes over the batch an epoch
+    minibatch_size: int = setting(whole(1), 128)  # samples a critic step
+    critic_l2: float = setting(AT_LEAST_0, 1e-3)  # coefficient of ‖φ‖² in the critic's loss
+    max_grad_norm: float = setting(POSITIVE, 40.0)  # each critic's gradient is clipped to this norm
 
     def __post_init__(self):
-        task_of(self.task)
+        task = task_of(self.task)
         if isinstance(self.algorithm, str):
             if self.algorithm not in ALGORITHMS:
                 raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}; got {self.algorithm!r}")
             object.__setattr__(self, "algorithm", ALGORITHMS[self.algorithm]())
         if not isinstance(self.algorithm, TrustRegion):
             raise TypeError(f"algorithm must be a name or a TrustRegion instance; got {self.algorithm!r}")
-        check(self, actor=perturbation)
         if self.critic is not None and not isinstance(self.critic, EuclideanSAM):
             raise TypeError(f"critic must be None or EuclideanSAM(rho); got {self.critic!r}")
-        self._check_numbers()
+        super().__post_init__()
+        epoch, envs = self.steps_per_epoch, self.num_envs
+        if epoch % envs:
+            raise ValueError(f"num_envs must divide steps_per_epoch = {epoch}; got num_envs = {envs}")
+        if self.total_steps % epoch:
+            raise ValueError(
+                f"total_steps must be a multiple of steps_per_epoch = {epoch}; got {self.total_steps}"
+            )
+        if self.minibatch_size > epoch:
+            raise ValueError(
+                f"minibatch_size must be at most steps_per_epoch = {epoch}; got {self.minibatch_size}"
+            )
+        if isinstance(task, OwnTask) and epoch < envs * task.horizon:
+            raise ValueError(
+                f"steps_per_epoch must be at least {envs * task.horizon}, whole episodes of num_envs = {envs} "
+                f"environments: those of {task} begin anew with each epoch; got {epoch}"
+            )
         describe(self.resolved)  # a perturbation that cannot be named cannot be stored either: say so now
-
-    def _check_numbers(self) -> None:
-        check(
-            self, total_steps=whole(1), seed=whole(0), num_envs=whole(1), steps_per_epoch=whole(2),
-            critic_passes=whole(1), minibatch_size=whole(1), cost_limit=optional(AT_LEAST_0), critic_lr=AT_LEAST_0,
-            critic_l2=AT_LEAST_0, max_grad_norm=POSITIVE, gamma=UNIT, cost_gamma=UNIT, gae_lambda=UNIT,
-            cost_gae_lambda=UNIT,
-        )  # fmt: skip
-        sizes = self.hidden_sizes
-        if not isinstance(sizes, list | tuple) or not sizes:
-            raise ValueError(f"hidden_sizes must be a tuple of layer sizes such as (64, 64); got {sizes!r}")
-        object.__setattr__(self, "hidden_sizes", tuple(whole(1)("hidden_sizes", size) for size in sizes))
-        if self.steps_per_epoch % self.num_envs:
-            raise ValueError(
-                f"num_envs must divide steps_per_epoch = {self.steps_per_epoch}; got num_envs = {self.num_envs}"
-            )
-        if self.total_steps % self.steps_per_epoch:
-            raise ValueError(
-                f"total_steps must be a multiple of steps_per_epoch = {self.steps_per_epoch}; got {self.total_steps}"
-            )
-        if self.minibatch_size > self.steps_per_epoch:
-            raise ValueError(
-                f"minibatch_size must be at most steps_per_epoch = {self.steps_per_epoch}; got {self.minibatch_size}"
-            )
-
-        task = task_of(self.task)
-        if isinstance(task, OwnTask) and self.steps_per_epoch < self.num_envs * task.horizon:
-            raise ValueError(
-                f"steps_per_epoch must be at least {self.num_envs * task.horizon}, whole episodes of num_envs = "
-                f"{self.num_envs} environments: those of {task} begin anew with each epoch; got {self.steps_per_epoch}"
-            )
 
     @cached_property
     def resolved(self) -> Config:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shapo.algorithms.advantages import Batch
 from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
-from shapo.checks import check, flag
+from shapo.checks import setting, flag
 from shapo.sharpness import Fisher, conjugate_gradient
 
 MARGIN = 0.1  # of the change in cost that the ball allows; what a step asks for at the limit itself
@@ -61,11 +61,7 @@ class CPO(TrustRegion):
     the ball allows, sqrt(2δ bᵀF⁻¹b), a step asks for that tenth: then a short enough one lowers the cost.
     """
 
-    cost_per_step: bool = True  # divide c by T, the mean length of an episode
-
-    def __post_init__(self):
-        super().__post_init__()
-        check(self, cost_per_step=flag)
+    cost_per_step: bool = setting(flag, True)  # divide c by T, the mean length of an episode
 
     def observe(self, state: State, mean_cost: float, cost_limit: float) -> State:
         return state | {"violation": mean_cost - cost_limit}

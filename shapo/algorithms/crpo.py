@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shapo.algorithms.advantages import Batch
 from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
-from shapo.checks import AT_LEAST_0, check, filled, optional
+from shapo.checks import AT_LEAST_0, setting, filled
 from shapo.envs.batched import Task
 
 
@@ -20,13 +20,8 @@ class CRPO(TrustRegion):
     between updates. A perturbation worsens whichever of the two is active.
     """
 
-    tolerance: float | None = (
-        None  # η: cost above β that is let pass; None: 2, or 0 where β is (a fall costs 1)
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        check(self, tolerance=optional(AT_LEAST_0))
+    # η: cost above β that is let pass; None: 2, or 0 where β is (a fall costs 1)
+    tolerance: float | None = setting(AT_LEAST_0, None)
 
     def resolved(self, task: Task, cost_limit: float) -> TrustRegion:
         return filled(super().resolved(task, cost_limit), tolerance=2.0 if cost_limit > 0 else 0.0)

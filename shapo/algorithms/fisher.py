@@ -24,13 +24,7 @@ class GaussianFisher(Fisher):
     """
 
     def __init__(
-        self,
-        actor: GaussianActor,
-        observation: Tensor,
-        *,
-        damping: float = 0.1,
-        iterations: int = 15,
-        **kwargs,
+        self, actor: GaussianActor, observation: Tensor, damping: float = 0.1, iterations: int = 15, **kwargs
     ):
         self.theta, mlp, self._chunks = actor.theta.clone(), actor.mlp, []
         count, split = len(observation), mlp.num_parameters

@@ -9,19 +9,19 @@ from torch import Tensor
 
 from shapo.algorithms.advantages import Batch
 from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
-from shapo.checks import AT_LEAST_0, BELOW_1, check, optional, whole
+from shapo.checks import AT_LEAST_0, BELOW_1, setting, whole
 
 
 @dataclass(frozen=True)
 class Lagrangian(TrustRegion):
     """Trust-region ascent on A^λ = (A_r − λ A_c) / (1 + λ); subclasses say how λ follows J_C − β."""
 
-    lagrangian_multiplier_init: float = 0.001  # λ before the first update
-    lagrangian_multiplier_max: float | None = None  # λ, and a controller's integral, go no higher
+    lagrangian_multiplier_init: float = setting(AT_LEAST_0, 0.001)  # λ before the first update
+    # λ, and a controller's integral, go no higher
+    lagrangian_multiplier_max: float | None = setting(AT_LEAST_0, None)
 
     def __post_init__(self):
         super().__post_init__()
-        check(self, lagrangian_multiplier_init=AT_LEAST_0, lagrangian_multiplier_max=optional(AT_LEAST_0))
         if self.lagrangian_multiplier_init > self._bound:
             raise ValueError(
                 f"lagrangian_multiplier_max must be at least lagrangian_multiplier_init = "
@@ -45,11 +45,7 @@ class Lagrangian(TrustRegion):
 class TRPOLag(Lagrangian):
     """TRPO-Lagrangian (Ray et al. 2019): λ by Adam ascent on λ (J_C − β), kept at least 0."""
 
-    lagrangian_multiplier_lr: float = 0.035  # step size of Adam
-
-    def __post_init__(self):
-        super().__post_init__()
-        check(self, lagrangian_multiplier_lr=AT_LEAST_0)
+    lagrangian_multiplier_lr: float = setting(AT_LEAST_0, 0.035)  # step size of Adam
 
     def initial_state(self) -> State:
         return {"lagrangian_multiplier": self.lagrangian_multiplier_init, "m": 0.0, "v": 0.0, "t": 0.0}
@@ -71,19 +67,12 @@ class PIDLag(Lagrangian):
     λ = (k_p P + I + k_d D)₊,          Δ = J_C − β
     """
 
-    pid_kp: float = 0.1  # gain of the smoothed error
-    pid_ki: float = 0.01  # gain of its integral
-    pid_kd: float = 0.01  # gain of the rise of the cost
-    pid_d_delay: int = 10  # updates over which that rise is taken
-    pid_delta_p_ema: float = 0.95  # smoothing of the error
-    pid_delta_d_ema: float = 0.95  # smoothing of the cost
-
-    def __post_init__(self):
-        super().__post_init__()
-        check(
-            self, pid_kp=AT_LEAST_0, pid_ki=AT_LEAST_0, pid_kd=AT_LEAST_0, pid_d_delay=whole(1),
-            pid_delta_p_ema=BELOW_1, pid_delta_d_ema=BELOW_1,
-        )  # fmt: skip
+    pid_kp: float = setting(AT_LEAST_0, 0.1)  # gain of the smoothed error
+    pid_ki: float = setting(AT_LEAST_0, 0.01)  # gain of its integral
+    pid_kd: float = setting(AT_LEAST_0, 0.01)  # gain of the rise of the cost
+    pid_d_delay: int = setting(whole(1), 10)  # updates over which that rise is taken
+    pid_delta_p_ema: float = setting(BELOW_1, 0.95)  # smoothing of the error
+    pid_delta_d_ema: float = setting(BELOW_1, 0.95)  # smoothing of the cost
 
     def initial_state(self) -> State:
         lam = self.lagrangian_multiplier_init

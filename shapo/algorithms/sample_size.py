@@ -12,6 +12,7 @@ data than y: fitted to the same terms, it finds correlation in noise (`Surrogate
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
@@ -54,20 +55,20 @@ def _correlations(terms: np.ndarray, episode: np.ndarray) -> Iterator[float]:
         yield float((y[lag:] * y[:-lag] * same).sum() / variance)
 
 
-class Samples(int):
+@dataclass(frozen=True, eq=False)
+class Samples:
     """n_t, the environment steps seen so far; and, when asked, how many independent ones they are worth."""
 
-    def __new__(cls, steps: int, terms: Callable[[], np.ndarray], episode: np.ndarray | None):
-        self = super().__new__(cls, steps)
-        self._terms, self._episode = terms, episode
-        return self
+    steps: int  # n_t
+    terms: Callable[[], np.ndarray]  # (T, n) the last batch's policy-gradient terms along F⁻¹g
+    episode: np.ndarray | None  # as of `autocorrelation_time`
 
     @cached_property
     def autocorrelation_time(self) -> float:
-        """τ of the last batch's policy-gradient terms along F⁻¹g, at least 1."""
-        return autocorrelation_time(self._terms(), self._episode)
+        """τ of the terms, at least 1."""
+        return autocorrelation_time(self.terms(), self.episode)
 
     @property
     def effective(self) -> float:
         """n_eff,t = n_t / τ_t: earlier batches are taken to be as correlated as the last."""
-        return self / self.autocorrelation_time
+        return self.steps / self.autocorrelation_time

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 
 from shapo.algorithms.advantages import Rollout
 from shapo.algorithms.trust_region import TrustRegion
-from shapo.checks import FINITE, check, filled, optional, real
+from shapo.checks import FINITE, setting, filled, optional, real
 from shapo.envs.batched import Task
 
 
@@ -71,13 +71,11 @@ class SauteRL(TrustRegion):
     """
 
     extra_observations: ClassVar[int] = 1
-    saute_gamma: float | None = None  # γ_s, in (0, 1]; None: the task's own
-    unsafe_reward: float | None = None  # None: the task's own
-
-    def __post_init__(self):
-        super().__post_init__()
-        gamma_s = real("in (0, 1], or None", lambda value: 0 < value <= 1)
-        check(self, saute_gamma=optional(gamma_s), unsafe_reward=optional(FINITE))
+    # γ_s; None: the task's own
+    saute_gamma: float | None = accepts(
+        optional(real("in (0, 1], or None", lambda value: 0 < value <= 1)), None
+    )
+    unsafe_reward: float | None = setting(FINITE, None)  # None: the task's own
 
     def resolved(self, task: Task, cost_limit: float) -> TrustRegion:
         if cost_limit <= 0:

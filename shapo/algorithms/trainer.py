@@ -14,6 +14,7 @@ from shapo.algorithms.advantages import Batch, Rollout, collect, make_batch
 from shapo.algorithms.critics import Critics
 from shapo.algorithms.fisher import GaussianFisher
 from shapo.algorithms.networks import GaussianActor, RunningNormalizer
+from shapo.algorithms.sample_size import Samples
 from shapo.checks import NonFiniteError, try_out
 from shapo.runs.identity import RunConfig
 from shapo.runs.store import prefixed, unprefixed
@@ -21,6 +22,7 @@ from shapo.runs.train import seeded_torch
 from shapo.runs.trainer import RunTrainer, mean
 
 WINDOW = 50  # J_C is the mean cost of this many finished episodes
+PARTS = ("env", "actor", "critics", "normalizer")  # whose state is in a checkpoint
 
 
 class Trainer(RunTrainer):
@@ -32,27 +34,20 @@ class Trainer(RunTrainer):
         config, networks = self.config, self.networks_rng
         obs_dim, act_dim = self.env.single_observation_space.shape[0], self.env.single_action_space.shape[0]
         self.actor = GaussianActor(obs_dim, act_dim, config.hidden_sizes, networks)
-        self.critics = Critics(
-            obs_dim,
-            config.hidden_sizes,
-            networks,
-            learning_rate=config.critic_lr,
-            l2=config.critic_l2,
-            max_grad_norm=config.max_grad_norm,
-        )
+        settings = config.critic_lr, config.critic_l2, config.max_grad_norm
+        self.critics = Critics(obs_dim, config.hidden_sizes, networks, *settings)
         self.normalizer = RunningNormalizer(obs_dim - self.algorithm.extra_observations)
         self.algorithm_state = self.algorithm.initial_state()
         self.observation, _ = self.env.reset()
         if config.actor is not None:
             with seeded_torch(config.seed):
-                try_out(config.actor, GaussianFisher(self.actor, self.normalizer(self.observation)))
+                fisher = GaussianFisher(self.actor, self.normalizer(self.observation))
+                try_out(config.actor, fisher, Samples(1, lambda: np.ones((1, 1)), np.zeros((1, 1))))
 
     def next_batch(self) -> tuple[Batch, list[dict], float]:
         """Rolls the policy out for an epoch and moves the multiplier: (batch, episodes that ended, J_C)."""
         config = self.config
-        if (
-            not self.env.resumable
-        ):  # its state is in no checkpoint: with every epoch begins what a resumed run has too
+        if not self.env.resumable:  # no checkpoint has its state: each epoch begins as a resumed run's would
             seed = np.random.SeedSequence((config.seed, self.epoch)).generate_state(1)[0] >> 1
             self.observation, _ = self.env.reset(seed=int(seed))
             self.running[:] = 0
@@ -64,34 +59,21 @@ class Trainer(RunTrainer):
         mean_cost, mean_length = mean(recent, "cost"), mean(recent, "length")
         if recent:
             self.algorithm_state = self.algorithm.observe(self.algorithm_state, mean_cost, config.cost_limit)
-        batch = make_batch(
-            replace(rollout, reward=self.algorithm.learned_reward(rollout)),
-            self.critics,
-            (config.gamma, config.cost_gamma),
-            (config.gae_lambda, config.cost_gae_lambda),
-            mean_length,
-        )
-        return batch, finished, mean_cost
+        learned = replace(rollout, reward=self.algorithm.learned_reward(rollout))
+        gammas, lambdas = (config.gamma, config.cost_gamma), (config.gae_lambda, config.cost_gae_lambda)
+        return make_batch(learned, self.critics, gammas, lambdas, mean_length), finished, mean_cost
 
     def run_epoch(self) -> dict:
         """One epoch; returns its row of progress."""
         config, clock = self.config, [time.perf_counter()]
         batch, finished, mean_cost = self.next_batch()
         clock.append(time.perf_counter())
-        samples = (self.epoch + 1) * config.steps_per_epoch
+        steps, state = (self.epoch + 1) * config.steps_per_epoch, self.algorithm_state
         with seeded_torch(config.seed, self.epoch):
-            actor_log = self.algorithm.update_actor(
-                self.actor, batch, config.actor, samples, self.algorithm_state
-            )
+            actor_log = self.algorithm.update_actor(self.actor, batch, config.actor, steps, state)
         clock.append(time.perf_counter())
-        self.critics.fit(
-            batch.observation,
-            batch.target,
-            self.rngs["minibatch"],
-            passes=config.critic_passes,
-            minibatch_size=config.minibatch_size,
-            sam=config.critic,
-        )
+        settings = self.rngs["minibatch"], config.critic_passes, config.minibatch_size, config.critic
+        self.critics.fit(batch.observation, batch.target, *settings)
         clock.append(time.perf_counter())
         for name, network in (("actor", self.actor), ("critics", self.critics)):
             if not torch.isfinite(network.theta).all():
@@ -99,8 +81,8 @@ class Trainer(RunTrainer):
         row = {
             "episodes": len(finished), "episode_return": mean(finished, "return"),
             "episode_cost": mean(finished, "cost"), "J_C": mean_cost, **self.totals,
-            "cost_rate": self.totals["total_cost"] / samples,
-            "lagrangian_multiplier": self.algorithm_state.get("lagrangian_multiplier", np.nan),
+            "cost_rate": self.totals["total_cost"] / steps,
+            "lagrangian_multiplier": state.get("lagrangian_multiplier", np.nan),
             **actor_log, "std": float(self.actor.log_std().exp().mean()),
         }  # fmt: skip
         seconds = dict(zip(("rollout", "actor", "critics"), np.diff(clock), strict=True))
@@ -112,21 +94,17 @@ class Trainer(RunTrainer):
         steps, done = {"return": rollout.reward, "cost": rollout.cost}, rollout.terminated | rollout.truncated
         return self.finish_episodes(steps, done, failed=rollout.terminated)
 
-    def _parts(self) -> dict:
-        return {"env": self.env, "actor": self.actor, "critics": self.critics, "normalizer": self.normalizer}
-
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         arrays, meta = super().state()
         arrays["observation"] = self.observation
-        for name, part in self._parts().items():
-            arrays |= prefixed(name, part.state_dict())
+        for name in PARTS:
+            arrays |= prefixed(name, getattr(self, name).state_dict())
         return arrays, meta | {"algorithm": self.algorithm_state}
 
     def restore(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         super().restore(arrays, meta)
-        for name, part in self._parts().items():
-            part.load_state_dict(unprefixed(name, arrays))
+        for name in PARTS:
+            getattr(self, name).load_state_dict(unprefixed(name, arrays))
         self.observation = arrays["observation"].copy()
-        self.algorithm_state = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in meta["algorithm"].items()
-        }
+        state = meta["algorithm"].items()
+        self.algorithm_state = {k: tuple(v) if isinstance(v, list) else v for k, v in state}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,21 +19,15 @@ from shapo.checks import (
     AT_LEAST_0,
     BELOW_1,
     POSITIVE,
+    Checked,
     NonFiniteError,
-    check,
+    setting,
     epsilon_of,
     filled,
-    optional,
     whole,
 )
 from shapo.envs.batched import Task
-from shapo.sharpness import (
-    Fisher,
-    Perturbation,
-    conjugate_gradient,
-    sharpness_aware_gradient,
-    trust_region_step,
-)
+from shapo.sharpness import Fisher, conjugate_gradient, sharpness_aware_gradient, trust_region_step
 
 State = dict[str, float | tuple[float, ...]]
 
@@ -113,7 +108,7 @@ def centred(advantage: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TrustRegion:
+class TrustRegion(Checked):
     """Trust-region update of the actor (TRPO, Schulman et al. 2015); subclasses say which advantage it follows.
 
     A baseline is a frozen dataclass of its hyperparameters; what it learns between updates (multipliers) lives in a
@@ -122,21 +117,13 @@ class TrustRegion:
 
     extra_observations: ClassVar[int] = 0  # columns `wrap` adds to an observation's end; not normalised
 
-    target_kl: float | None = (
-        None  # δ_Up: radius of the step, nats of the whole action; None: 0.01 a component
-    )
-    cg_iterations: int = 15  # conjugate-gradient products a solve may use
-    cg_damping: float | None = (
-        None  # F + damping · I stands for F, of the whole action; None: 0.1 a component
-    )
-    line_search_steps: int = 15  # trials of the line search
-    line_search_decay: float = 0.8  # factor between two trials
-
-    def __post_init__(self):
-        check(
-            self, target_kl=optional(POSITIVE), cg_iterations=whole(1), cg_damping=optional(AT_LEAST_0),
-            line_search_steps=whole(1), line_search_decay=BELOW_1,
-        )  # fmt: skip
+    # δ_Up: radius of the step, nats of the whole action; None: 0.01 a component
+    target_kl: float | None = setting(POSITIVE, None)
+    cg_iterations: int = setting(whole(1), 15)  # conjugate-gradient products a solve may use
+    # F + damping · I stands for F, of the whole action; None: 0.1 a component
+    cg_damping: float | None = setting(AT_LEAST_0, None)
+    line_search_steps: int = setting(whole(1), 15)  # trials of the line search
+    line_search_decay: float = setting(BELOW_1, 0.8)  # factor between two trials
 
     def resolved(self, task: Task, cost_limit: float) -> TrustRegion:
         """The baseline as it runs on a task: fields left None have the numbers that they stand for there.
@@ -182,16 +169,12 @@ class TrustRegion:
         return bool(change >= 0)
 
     def update_actor(
-        self,
-        actor: GaussianActor,
-        batch: Batch,
-        perturbation: Perturbation | None,
-        samples: int,
-        state: State,
+        self, actor: GaussianActor, batch: Batch, perturbation: Callable | None, steps: int, state: State
     ) -> dict[str, float]:
         """Moves the actor one trust-region step; returns what to log.
 
         perturbation: ε(g, F, n_t) at which the gradient is taken (SHAPO), or None (the baseline as published).
+        steps: n_t, environment steps seen so far.
         """
         if self.target_kl is None or self.cg_damping is None:
             raise ValueError(
@@ -200,27 +183,22 @@ class TrustRegion:
         if len(batch.observation) < 2:
             raise ValueError("batch must have at least 2 samples, to standardise advantages over; got 1")
         surrogate = Surrogate(actor, batch)
-        fisher = GaussianFisher(
-            actor, batch.observation, damping=self.cg_damping, iterations=self.cg_iterations
-        )
+        fisher = GaussianFisher(actor, batch.observation, self.cg_damping, self.cg_iterations)
         advantage, theta0 = self.advantage(state, batch), actor.theta
         log = {}
 
         def perturb(gradient: Tensor) -> Tensor:
-            objective, its_advantage = self.objective(gradient, advantage, fisher, state)
-
-            n_t = Samples(samples, lambda: surrogate.cross_fitted_terms(its_advantage, fisher), batch.episode)
-            epsilon = epsilon_of(perturbation, objective, fisher, n_t)
-            worst, kl = surrogate.value_and_kl(theta0 + epsilon, its_advantage)
+            objective, its = self.objective(gradient, advantage, fisher, state)
+            samples = Samples(steps, lambda: surrogate.cross_fitted_terms(its, fisher), batch.episode)
+            epsilon = epsilon_of(perturbation, objective, fisher, samples)
+            worst, kl = surrogate.value_and_kl(theta0 + epsilon, its)
             log.update(kl_down=kl, surrogate_down=worst, surrogate_down_linear=float(objective @ epsilon))
-            if "autocorrelation_time" in vars(n_t):  # a schedule has asked
-                log.update(autocorrelation_time=n_t.autocorrelation_time, n_eff=n_t.effective)
+            if "autocorrelation_time" in vars(samples):  # a schedule has asked
+                log.update(autocorrelation_time=samples.autocorrelation_time, n_eff=samples.effective)
             return epsilon
 
         gradient = sharpness_aware_gradient(
-            lambda theta: surrogate.gradient(theta, advantage),
-            theta0,
-            None if perturbation is None else perturb,
+            lambda theta: surrogate.gradient(theta, advantage), theta0, perturbation and perturb
         )
         step, described = self.step(gradient, fisher, state)
         actor.theta, accepted = self.line_search(surrogate, advantage, step, state)

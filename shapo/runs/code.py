@@ -8,25 +8,15 @@ import functools
 import hashlib
 import inspect
 import sys
+import types
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import (
-    CodeType,
-    EllipsisType,
-    FunctionType,
-    GetSetDescriptorType,
-    MappingProxyType,
-    MemberDescriptorType,
-    MethodType,
-    ModuleType,
-    NoneType,
-    WrapperDescriptorType,
-)
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
 
-PLAIN = (NoneType, EllipsisType, bool, int, float, complex, str, bytes)
+PLAIN = (types.NoneType, types.EllipsisType, bool, int, float, complex, str, bytes)
 PARTS = {  # what wraps a function -> where it keeps it, and what else it was given
     staticmethod: ("__func__",), classmethod: ("__func__",), MethodType: ("__func__", "__self__"),
     property: ("fget", "fset", "fdel"), functools.cached_property: ("func",),
@@ -35,7 +25,7 @@ PARTS = {  # what wraps a function -> where it keeps it, and what else it was gi
     functools._lru_cache_wrapper: ("__wrapped__", "cache_parameters"),
 }  # fmt: skip
 CALLABLE = (FunctionType, *PARTS)
-NAMED = (GetSetDescriptorType, MemberDescriptorType, WrapperDescriptorType)
+NAMED = (types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType)
 # What @dataclass writes follows from the fields, which are named anyway.
 GENERATED = {"__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__replace__"}
 
@@ -71,8 +61,15 @@ class _Content:
         """inside: look into it even where it is installed."""
         if type(value) in PLAIN:
             return value
-        if isinstance(value, tuple | frozenset | set | CodeType | ModuleType):
-            return self._of_many(value)
+        if isinstance(value, ModuleType):
+            return "module", value.__name__
+        if isinstance(value, CodeType):  # without file names and line numbers
+            consts = tuple(map(self.of, value.co_consts))
+            return value.co_code, consts, value.co_names, value.co_varnames, value.co_freevars
+        if isinstance(value, tuple):
+            return self.of(type(value)), *map(self.of, value)
+        if isinstance(value, set | frozenset):
+            return "set", *sorted(map(self.of, value), key=repr)
         if id(value) in self.seen:
             return "seen", self.seen[id(value)][0]
         if isinstance(value, CALLABLE) or isinstance(value, type | list | dict) or hasattr(value, "__dict__"):
@@ -80,32 +77,19 @@ class _Content:
         if isinstance(value, FunctionType):
             return self._of_function(value)
         if isinstance(value, type):
-            by_name = installed(value.__module__) and not inside
-            return (
-                f"{value.__module__.partition('.')[0]}.{value.__qualname__}"
-                if by_name
-                else self._of_class(value)
-            )
+            if inside or not installed(value.__module__):
+                return self._of_class(value)
+            return f"{value.__module__.partition('.')[0]}.{value.__qualname__}"
         for kind, parts in PARTS.items():
             if isinstance(value, kind):
                 return self.of(type(value)), *(self.of(getattr(value, part)) for part in parts)
         if isinstance(value, list):
             return "list", *map(self.of, value)
-        if isinstance(value, dict | MappingProxyType):
+        if isinstance(value, dict | types.MappingProxyType):
             return "dict", *((self.of(key), self.of(item)) for key, item in value.items())
         if isinstance(value, torch.Tensor):  # whose pickle holds addresses
             return "tensor", str(value.dtype), self.of(value.detach().cpu().numpy())
         return value.__qualname__ if isinstance(value, NAMED) else self._of_object(value)
-
-    def _of_many(self, value: tuple | frozenset | set | CodeType | ModuleType) -> tuple:
-        if isinstance(value, ModuleType):
-            return "module", value.__name__
-        if isinstance(value, CodeType):  # without file names and line numbers
-            consts = tuple(map(self.of, value.co_consts))
-            return value.co_code, consts, value.co_names, value.co_varnames, value.co_freevars
-        items = map(self.of, value)
-        kind = self.of(type(value)) if not isinstance(value, set | frozenset) else "set"
-        return kind, *(sorted(items, key=repr) if kind == "set" else items)
 
     def _of_function(self, function: FunctionType) -> tuple:
         if hasattr(function, "registry") and hasattr(function, "dispatch"):  # functools.singledispatch
@@ -115,14 +99,8 @@ class _Content:
             content = code.co_qualname
         else:
             read = {name: module[name] for name in _global_names(code) if name in module}
-            content = (
-                self.of(code),
-                *(
-                    (name, self.of(value))
-                    for name, value in read.items()
-                    if isinstance(value, (*CALLABLE, type)) or type(value) in PLAIN
-                ),
-            )
+            kept = {n: v for n, v in read.items() if isinstance(v, (*CALLABLE, type)) or type(v) in PLAIN}
+            content = self.of(code), *((name, self.of(value)) for name, value in kept.items())
         enclosed = [_enclosed(cell) for cell in function.__closure__ or ()]
         given = function.__defaults__, function.__kwdefaults__, enclosed, vars(function)
         return content, *map(self.of, given)

@@ -22,12 +22,7 @@ from tqdm import tqdm
 from shapo.checks import NonFiniteError
 from shapo.runs.identity import RunConfig
 from shapo.runs.run import Run, provenance
-from shapo.runs.store import (
-    CorruptCheckpointError,
-    remove_leftovers,
-    write_atomically,
-    writing,
-)
+from shapo.runs.store import CorruptCheckpointError, remove_leftovers, write_atomically, writing
 
 NOT_THE_RUNS_FAULT = OSError, MemoryError, CorruptCheckpointError  # mended outside it, so never recorded
 _ONE_AT_A_TIME = threading.RLock()  # PyTorch's generator and switches, and Warp's graphs, are the process's

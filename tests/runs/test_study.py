@@ -84,7 +84,7 @@ class Fails:
             torch.get_num_threads() != 1
         ):  # no assert: pytest's are other code than the workers', hence another run
             raise ValueError("more than one thread")
-        if samples == 1200 and os.path.exists(self.path):
+        if samples.steps == 1200 and os.path.exists(self.path):
             raise {"MemoryError": MemoryError, "OSError": OSError, "Untransferable": Untransferable}[
                 self.error
             ](28, "it broke")
@@ -163,7 +163,7 @@ class Mine:
     def __call__(self, gradient, fisher, samples):
         if torch.get_num_threads() != 1:
             raise ValueError("more than one thread")
-        if samples == 1200 and "MARK" in os.environ:
+        if samples.steps == 1200 and "MARK" in os.environ:
             if not self.always:
                 try:
                     os.mkdir(os.environ["MARK"])
@@ -384,10 +384,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch):
     whole = shapo.train(config, runs=tmp_path / "elsewhere", progress=False)
     run = shapo.Run(config, tmp_path / "runs")
     with monkeypatch.context() as patch:  # so far it went well
-        patch.setattr(
-            "shapo.algorithms.trainer.Trainer.run_epoch",
-            interrupted_after(2, Trainer.run_epoch),
-        )
+        patch.setattr("shapo.algorithms.trainer.Trainer.run_epoch", interrupted_after(2, Trainer.run_epoch))
         with pytest.raises(KeyboardInterrupt):
             shapo.train(config, runs=run.folder, progress=False)
     good = run.checkpoint.read_bytes()

@@ -331,7 +331,7 @@ class BreaksLater:
     """A perturbation that goes wrong at its third update."""
 
     def __call__(self, gradient, fisher, samples):
-        return gradient * (torch.nan if samples > 800 else 0.0)
+        return gradient * (torch.nan if samples.steps > 800 else 0.0)
 
 
 def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
