@@ -20,7 +20,7 @@ import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from shapo.checks import AT_LEAST_0, POSITIVE, TAIL, Checked, NonFiniteError, setting, schedule, vector, whole
+from shapo.checks import AT_LEAST_0, POSITIVE, TAIL, Checked, NonFiniteError, schedule, setting, vector, whole
 
 
 def conjugate_gradient(

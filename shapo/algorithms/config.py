@@ -13,7 +13,7 @@ from shapo import algorithms, sharpness
 from shapo.algorithms import ALGORITHMS, TrustRegion
 from shapo.algorithms.networks import GaussianActor, Policy, RunningNormalizer
 from shapo.algorithms.trainer import Trainer
-from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, Checked, setting, layer_sizes, perturbation, whole
+from shapo.checks import AT_LEAST_0, POSITIVE, UNIT, Checked, layer_sizes, perturbation, setting, whole
 from shapo.envs import OwnTask, VectorEnv, make_env, task_of
 from shapo.runs.identity import RunConfig, describe
 from shapo.runs.store import unprefixed

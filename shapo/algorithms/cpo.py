@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shapo.algorithms.advantages import Batch
 from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
-from shapo.checks import setting, flag
+from shapo.checks import flag, setting
 from shapo.sharpness import Fisher, conjugate_gradient
 
 MARGIN = 0.1  # of the change in cost that the ball allows; what a step asks for at the limit itself

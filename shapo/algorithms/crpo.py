@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shapo.algorithms.advantages import Batch
 from shapo.algorithms.trust_region import State, TrustRegion, centred, standardised
-from shapo.checks import AT_LEAST_0, setting, filled
+from shapo.checks import AT_LEAST_0, filled, setting
 from shapo.envs.batched import Task
 
 

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 
 from shapo.algorithms.advantages import Rollout
 from shapo.algorithms.trust_region import TrustRegion
-from shapo.checks import FINITE, setting, filled, optional, real
+from shapo.checks import FINITE, filled, optional, real, setting
 from shapo.envs.batched import Task
 
 

@@ -21,9 +21,9 @@ from shapo.checks import (
     POSITIVE,
     Checked,
     NonFiniteError,
-    setting,
     epsilon_of,
     filled,
+    setting,
     whole,
 )
 from shapo.envs.batched import Task
