@@ -62,7 +62,7 @@ stamp_of() { # PYTHON
 import hashlib, json, os, sys, tomllib
 with open("pyproject.toml", "rb") as file:
     pins = json.dumps(tomllib.load(file)["project"], sort_keys=True).encode()
-for name in ("requirements/constraints.txt", "requirements/no-deps.txt"):
+for name in ("requirements/constraints.txt", "requirements/lock.txt"):
     with open(name, "rb") as file:
         pins += file.read()
 print("%d.%d.%d" % sys.version_info[:3], hashlib.sha256(pins).hexdigest(), os.getcwd())
@@ -107,9 +107,9 @@ set_up() { # PYTHON
     echo "Setting up .venv with $1 (some minutes, and only when the pins or the Python change)"
     rm -rf .venv
     "$1" -m venv .venv
-    pip_install torch # first: what needs it then takes this build as it is
-    pip_install --no-build-isolation --editable '.[test]'
-    pip_install --no-deps --requirement requirements/no-deps.txt
+    pip_install --no-deps --require-hashes --requirement requirements/lock.txt
+    pip_install torch # of whatever index, thus without a digest; all but CUDA's packages is there by now
+    pip_install --no-deps --no-build-isolation --editable .
     printf '%s\n' "$stamp" >.venv/stamp
     exec 9>&-
     echo "Set-up is complete"

@@ -74,6 +74,21 @@ def test_constraints_hold_every_direct_pin_and_nothing_installed_without_depende
     assert not constraints.keys() & (requirements("no-deps.txt").keys() | requirements("peers.txt").keys())
 
 
+def test_the_lock_has_digests_of_every_constraint_but_pytorch():
+    """Markers choose among Pythons and systems, where constraints name what Linux has."""
+    lock = (ROOT / "requirements" / "lock.txt").read_text()
+    entries = re.findall(
+        r"^([\w.-]+)==([\w.]+)(?: ;.*)? \\\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", lock, re.M
+    )
+    locked = {canonical(name): version for name, version, _ in entries}
+    assert len(entries) == len(locked) == len(re.findall("^[a-z]", lock, re.M))
+    constraints = requirements("constraints.txt")
+    assert constraints.pop("torch") and "torch" not in locked
+    elsewhere = {"appnope", "colorama", "pywinpty"}  # macOS and Windows
+    wanted = constraints | requirements("no-deps.txt")
+    assert {name: version for name, version in locked.items() if name not in elsewhere} == wanted
+
+
 def test_what_is_installed_is_what_is_pinned():
     wanted = pins(PINNED) | requirements("no-deps.txt")
     installed = {name: importlib.metadata.version(name).split("+")[0] for name in wanted}
