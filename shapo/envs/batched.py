@@ -19,6 +19,9 @@ from gymnasium.vector.utils import batch_space
 from shapo.envs.physics import Physics
 
 Outcome = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]  # reward, cost, terminated; `info`
+Step = tuple[
+    np.ndarray, np.ndarray, np.ndarray, Any, dict[str, np.ndarray]
+]  # the same, with truncated before `info`
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,7 @@ class VectorEnv(ABC):
         self.single_observation_space, self.single_action_space = spaces
         self.observation_space, self.action_space = (batch_space(space, num_envs) for space in spaces)
         self._seed = self._checked_seed(seed)
-        self._random: list[Any] | None = (
-            None  # what `_seeded` made for each environment; None until the first reset
-        )
+        self._random: list[Any] | None = None  # what `_seeded` made for each; None until the first reset
         self._steps = np.zeros(num_envs, dtype=np.int64)
 
     @abstractmethod
@@ -67,9 +68,7 @@ class VectorEnv(ABC):
         """Begins an episode in environment `index`, drawing from `self._random[index]`."""
 
     @abstractmethod
-    def _advance(
-        self, action: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any, dict[str, np.ndarray]]:
+    def _advance(self, action: np.ndarray) -> Step:
         """One step of every environment: reward, cost, terminated and truncated, each (n,), and entries for `info`."""
 
     @abstractmethod
@@ -77,7 +76,7 @@ class VectorEnv(ABC):
         """The current observations, a new array (n, obs_dim): what the last reset or step returned."""
 
     def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
+        self, seed: int | None = None, options: dict | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begins an episode in every environment; observations (n, obs_dim) and an empty info.
 
@@ -98,9 +97,7 @@ class VectorEnv(ABC):
         self._steps.fill(0)
         return self.observe(), {}
 
-    def step(
-        self, action: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple:
         """Advances every environment by one control step: observations (n, obs_dim), reward, cost, terminated,
         truncated, each (n,), and info.
 
@@ -154,10 +151,7 @@ class BatchedEnv(VectorEnv):
 
     _seeded = np.random.RandomState  # as safety_gymnasium; gymnasium's `reset(seed=seed)` has `default_rng`
 
-    def __init__(
-        self, task: Task, physics: Physics, observation_space: Box, action_space: Box, seed: int
-    ) -> None:
-        spaces = observation_space, action_space
+    def __init__(self, task: Task, physics: Physics, spaces: tuple[Box, Box], seed: int) -> None:
         super().__init__(task, len(physics.models), spaces, task.max_episode_steps, seed)
         self.physics = physics
         self._low, self._high = physics.models[0].actuator_ctrlrange.T.copy()
@@ -169,9 +163,7 @@ class BatchedEnv(VectorEnv):
         `action` (n, act_dim) is what `step` was given, before it was clipped.
         """
 
-    def _advance(
-        self, action: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any, dict[str, np.ndarray]]:
+    def _advance(self, action: np.ndarray) -> Step:
         self.physics.step(np.minimum(np.maximum(action, self._low), self._high))
         reward, cost, terminated, info = self._outcome(action)
         return reward, cost, terminated, False, info
@@ -198,13 +190,12 @@ class BatchedEnv(VectorEnv):
         Raises ValueError: `state` belongs to another task or number of environments. The environment is then unchanged.
         """
         own = self._snapshot() | {"random": state.get("random", ())}
-        wrong = [
-            name for name in own.keys() | state.keys() if np.shape(own.get(name)) != np.shape(state.get(name))
-        ]
+        names = own.keys() | state.keys()
+        wrong = {name for name in names if np.shape(own.get(name)) != np.shape(state.get(name))}
         if wrong or not np.array_equal(state["task"], own["task"]):
-            wrong = ", ".join(sorted(wrong)) or "task"
+            told = ", ".join(sorted(wrong)) or "task"
             raise ValueError(
-                f"not a state of {self.num_envs} environments of {self.task.name}; what differs: {wrong}"
+                f"not a state of {self.num_envs} environments of {self.task.name}; what differs: {told}"
             )
         self._random = [_restored(saved) for saved in json.loads(bytes(state["random"]))]
         self.physics.load(state)

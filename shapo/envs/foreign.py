@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from shapo.checks import AT_LEAST_0, FINITE, check, optional, real, whole
-from shapo.envs.batched import VectorEnv
+from shapo.envs.batched import Step, VectorEnv
 from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium, quick_worlds
 
 METRICS = "cost rate", "cumulative failures"
@@ -32,16 +32,12 @@ class OwnTask:
     Raises ValueError or TypeError, naming the field.
     """
 
-    env: (
-        str | Callable[[], gymnasium.Env]
-    )  # an id of either package, or a function that makes one environment
+    env: str | Callable[[], gymnasium.Env]  # an id of either package, or a function that makes an environment
     cost_limit: float  # β, a limit on the expected undiscounted cost of an episode
     # A function of a step's `info`; "termination": 1 for the step that ends an episode early; "own": what
     # Safety-Gymnasium's step says, or else info["cost"].
     cost: str | Callable[[dict], float] = "own"
-    failure_metric: str = (
-        "cost rate"  # what is reported: or "cumulative failures", the episodes that ended early
-    )
+    failure_metric: str = "cost rate"  # or "cumulative failures", the episodes that ended early
     max_episode_steps: int | None = (
         None  # after which an episode is truncated; None: what the environment says
     )
@@ -146,25 +142,20 @@ class ForeignEnv(VectorEnv):
         low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
         self._middle, self._half = (low + high) / 2, (high - low) / 2
         bound = np.where(bounded, 1.0, np.inf)
-        spaces = (
-            Box(seen.low.ravel(), seen.high.ravel(), dtype=np.float64),
-            Box(-bound, bound, dtype=np.float64),
+        spaces = tuple(
+            Box(*limits, dtype=np.float64)
+            for limits in ((seen.low.ravel(), seen.high.ravel()), (-bound, bound))
         )
         super().__init__(task, num_envs, spaces, task.horizon, seed)
         self._acted = acted
         self._observation = np.zeros(self.observation_space.shape)
 
     def _begin(self, index: int) -> None:
-        seed, self._random[index] = (
-            self._random[index],
-            None,
-        )  # given once: from then on its own generator runs on
         with self._quick():
-            self._observation[index] = np.ravel(self._envs[index].reset(seed=seed)[0])
+            self._observation[index] = np.ravel(self._envs[index].reset(seed=self._random[index])[0])
+        self._random[index] = None  # given once: from then on its own generator runs on
 
-    def _advance(
-        self, action: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any, dict[str, np.ndarray]]:
+    def _advance(self, action: np.ndarray) -> Step:
         bound = self.single_action_space.high
         action = self._middle + self._half * np.clip(action, -bound, bound)
         reward, cost = np.empty(self.num_envs), np.empty(self.num_envs)

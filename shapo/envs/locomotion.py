@@ -43,13 +43,11 @@ class Locomotion(BatchedEnv):
         self._its = its = reference(task.reference)
         model = lean_model(Path(its.fullpath).read_text(), sensors=())
         physics = Physics(model, num_envs, its.frame_skip, settle=False, threads=threads)
-        super().__init__(task, physics, its.observation_space, its.action_space, seed)
+        super().__init__(task, physics, (its.observation_space, its.action_space), seed)
         self._noise = its._reset_noise_scale
         self._nq = model.nq
         self._last_x = np.zeros(num_envs)  # where the robot was before the step
         self._read = physics.reader(lambda data: (data.qpos, data.qvel, self._locate(data)))
-
-    # What a robot defines
 
     @abstractmethod
     def _locate(self, data: mujoco.MjData) -> np.ndarray:
@@ -62,8 +60,6 @@ class Locomotion(BatchedEnv):
     @abstractmethod
     def _draw_velocity(self, random: np.random.Generator, size: int) -> np.ndarray:
         """Draws an episode's first velocities, (size,)."""
-
-    # What they share
 
     def _begin(self, index: int) -> None:
         random, model = self._random[index], self.physics.models[index]

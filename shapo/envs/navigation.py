@@ -91,8 +91,7 @@ class Arena:
     frame_skip: int
     lidar_bins: int
     lidar_range: float  # metres
-    observation_space: Box
-    action_space: Box
+    spaces: tuple[Box, Box]  # of observations and actions
 
 
 def _unpriced(its: Any, rules: str, max_episode_steps: int) -> list[str]:
@@ -165,8 +164,7 @@ def arena(reference: str, rules: str, max_episode_steps: int) -> Arena:
         frame_skip=task.sim_conf.frameskip_binom_n,
         lidar_bins=task.lidar_conf.num_bins,
         lidar_range=task.lidar_conf.max_dist,
-        observation_space=env.observation_space,
-        action_space=env.action_space,
+        spaces=(env.observation_space, env.action_space),
     )
 
 
@@ -191,7 +189,7 @@ class Navigation(BatchedEnv):
         self._costly = {name for name, group in self._groups.items() if group.settings["is_constrained"]}
         self._goal, model = self._groups["goal"], its.model
         physics = Physics(model, num_envs, its.frame_skip, drive=self._driver(task), threads=threads)
-        super().__init__(task, physics, its.observation_space, its.action_space, seed)
+        super().__init__(task, physics, its.spaces, seed)
         # Row k of an environment's positions (xy, metres) belongs to placement k; row 0 is the agent.
         self._positions = np.zeros((num_envs, len(its.placements), 2))
         self._undrawn = np.zeros(num_envs, dtype=np.int64)  # see `_generator`
@@ -214,7 +212,7 @@ class Navigation(BatchedEnv):
             )
         )
         # Where in the flattened observations the lidar that sees an object begins, (n, objects).
-        (width,), counts = its.observation_space.shape, [len(group.rows) for group in its.groups]
+        (width,), counts = its.spaces[0].shape, [len(group.rows) for group in its.groups]
         columns = np.repeat(width - its.lidar_bins * np.arange(len(counts), 0, -1), counts)
         self._first_bins = np.arange(num_envs)[:, None] * width + columns
 

@@ -25,24 +25,34 @@ from shapo.checks import NonFiniteError
 from shapo.runs.store import CorruptCheckpointError, load_checkpoint, save_checkpoint
 from shapo.runs.train import one_thread
 
+
+def heat(info):
+    return 0.25
+
+
 SMALL = shapo.Config(
     actor=shapo.FisherSAM(0.001), critic=shapo.EuclideanSAM(0.05), total_steps=12_000, steps_per_epoch=400, num_envs=4,
     minibatch_size=64, hidden_sizes=(16, 16), seed=1,
 )  # fmt: skip
 
+# A task of the user's, whose environments save nothing
+OWN = replace(
+    SMALL, task=shapo.OwnTask("Pendulum-v1", cost_limit=5, cost=heat), total_steps=16_000, steps_per_epoch=800
+)
+
 CHILD = """
 import sys, torch
 torch.set_num_threads({threads})
 sys.path.insert(0, {tests!r})
-from test_train import SMALL
+from test_train import {name}
 import shapo
 print("ready", flush=True)
-shapo.train(SMALL, runs={runs!r}, progress=False)
+shapo.train({name}, runs={runs!r}, progress=False)
 """
 
 
-def child(runs, threads=1):
-    code = CHILD.format(tests=os.path.dirname(__file__), runs=str(runs), threads=threads)
+def child(runs, threads=1, name="SMALL"):
+    code = CHILD.format(tests=os.path.dirname(__file__), runs=str(runs), threads=threads, name=name)
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -52,6 +62,21 @@ def child(runs, threads=1):
 def reference(tmp_path_factory):
     """An uninterrupted run of SMALL."""
     return shapo.train(SMALL, runs=tmp_path_factory.mktemp("reference"), progress=False)
+
+
+def test_a_killed_run_on_a_task_of_the_users_ends_with_the_same_bytes(tmp_path):
+    run, kills = shapo.Run(OWN, tmp_path / "killed"), 0
+    while kills < 2:
+        process, begun = child(run.folder, name="OWN"), run.epoch
+        while run.epoch < begun + 3 and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += process.returncode == -signal.SIGKILL
+    assert 0 < run.epoch < OWN.epochs
+    process = child(run.folder, name="OWN")
+    assert process.wait() == 0, process.stderr.read()
+    assert_same_run(run, shapo.train(OWN, runs=tmp_path / "whole", progress=False))
 
 
 def assert_same_run(run, reference):
