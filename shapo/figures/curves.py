@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike
 from shapo.figures.style import GREY, LIMIT, PAGE, Look, canvas, label, legend, looks, nothing, short_count
 from shapo.sharpness import alpha_from_delta
 
-PANELS = {"episode_return": "return per episode", "episode_cost": "cost per episode"}
-PANELS["lagrangian_multiplier"] = r"multiplier $\lambda$"
+PANELS = {
+    "episode_return": "return per episode", "episode_cost": "cost per episode",
+    "lagrangian_multiplier": r"multiplier $\lambda$",
+}  # fmt: skip
 STEPS = "environment steps"
 POINTS = 150  # of a curve, at the most
 Series = Mapping[str, Sequence[pd.Series]]  # label -> a series over x per seed

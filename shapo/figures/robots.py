@@ -58,11 +58,11 @@ def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> 
 
     panels: title -> (`policy_means` by one condition, the condition's column, its value in training).
     """
-    drawn = {}
-    for title, (table, column, _) in panels.items():
-        drawn |= {
-            f"{title}: {words}": _per(table, "policy", column, name) for name, words in QUANTITIES.items()
-        }
+    drawn = {
+        f"{title}: {words}": _per(table, "policy", column, quantity)
+        for title, (table, column, _) in panels.items()
+        for quantity, words in QUANTITIES.items()
+    }
     # The median of shares is 0 where two policies in five fall.
     fig, axes = grid(drawn, size=(PAGE, 0.6 + 2.1 * len(panels)), rows=len(panels), middle=("median", "mean"))
     for row, (_, column, trained) in zip(axes.reshape(-1, 2), panels.values(), strict=True):
@@ -86,12 +86,12 @@ def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
         axis.remove()
     scale = {"vmin": means.min(), "vmax": means.max(), "cmap": "cividis", "annot": True, "fmt": ".0f"}
     for axis, name in zip(axes, names, strict=False):
-        grid = means[name].unstack().sort_index(ascending=False)
-        sns.heatmap(grid, ax=axis, cbar=False, annot_kws={"size": 6}, **scale)
-        axis.set_xticklabels([f"{value / 1e4:g}" for value in grid.columns])
-        axis.set_yticklabels([f"{value:g}" for value in grid.index], rotation=0)
-        if trained[0] in grid.columns and trained[1] in grid.index:
-            corner = grid.columns.get_loc(trained[0]), grid.index.get_loc(trained[1])
+        returns = means[name].unstack().sort_index(ascending=False)
+        sns.heatmap(returns, ax=axis, cbar=False, annot_kws={"size": 6}, **scale)
+        axis.set_xticklabels([f"{value / 1e4:g}" for value in returns.columns])
+        axis.set_yticklabels([f"{value:g}" for value in returns.index], rotation=0)
+        if trained[0] in returns.columns and trained[1] in returns.index:
+            corner = returns.columns.get_loc(trained[0]), returns.index.get_loc(trained[1])
             axis.add_patch(Rectangle(corner, 1, 1, fill=False, ec=RED, lw=2, clip_on=False))
         label(axis, name, CONDITIONS["stiffness"], CONDITIONS["damping"])
         axis.label_outer(remove_inner_ticks=True)

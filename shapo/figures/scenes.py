@@ -15,8 +15,7 @@ from numpy.typing import ArrayLike
 from shapo.figures.style import BLUE, COLUMN, GREEN, ORANGE, PAGE, RED, SKY, canvas, label
 
 HAZARD, GOAL, AGENT = 0.2, 0.3, 0.1  # radii, metres
-BELOW = {"loc": "outside lower center", "ncols": 4, "columnspacing": 1, "handletextpad": 0.3}
-BELOW["handlelength"] = 1.2
+BELOW = dict(loc="outside lower center", ncols=4, columnspacing=1, handletextpad=0.3, handlelength=1.2)
 PAID = {"marker": "x", "ls": "", "ms": 5, "mew": 1.4, "color": RED, "zorder": 4}
 
 

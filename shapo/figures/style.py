@@ -110,11 +110,10 @@ def home(profile: str) -> Path:
 
 
 def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = None) -> list[Path]:
-    """Writes name.png and name.pdf to `home(profile)`.
+    """Writes name.png and name.pdf to `home(profile)`; gives the two paths.
 
     A figure of the smoke profile says across itself what it is. The files carry no date and no version, so the same
     figure gives the same bytes.
-    Returns the two paths.
     """
     folder = folder or home(profile)
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,12 +128,10 @@ def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = N
     return list(paths)
 
 
-def canvas(
-    width: float, height: float, columns: int = 1, rows: int = 1, **kwargs
-) -> tuple[Figure, np.ndarray]:
+def canvas(width: float, height: float, columns: int = 1, rows: int = 1, **more) -> tuple[Figure, np.ndarray]:
     """A figure in this style, and its axes in the order of reading."""
     use_style()
-    fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **kwargs)
+    fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **more)
     return fig, axes.ravel()
 
 

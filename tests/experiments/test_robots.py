@@ -12,13 +12,8 @@ from shapo.experiments.robots import ends_of_training
 def run(seed, seconds):
     epochs = np.arange(1, 31)
     progress = pd.DataFrame({name: 1.0 * epochs for name in ("episode_return", "episode_length")})
-    progress = progress.assign(
-        steps=64 * epochs,
-        forward_velocity=0.1 * epochs,
-        std=0.01 * epochs,
-        diverged=epochs // 10,
-        dropped_gradients=0,
-    )
+    more = {"forward_velocity": 0.1 * epochs, "std": 0.01 * epochs, "diverged": epochs // 10}
+    progress = progress.assign(steps=64 * epochs, dropped_gradients=0, **more)
     return SimpleNamespace(
         progress=progress, timing=pd.DataFrame({"total": seconds}), config=SimpleNamespace(seed=seed)
     )

@@ -113,13 +113,8 @@ def test_interval_is_that_of_all_resamples(statistic, level):
 
 def test_improvement_interval_is_that_of_all_resamples():
     x, y = [1.0, 3.0, 4.0], [2.0, 3.0]
-    everything = np.array(
-        [
-            np.mean([(a > b) + 0.5 * (a == b) for a in xs for b in ys])
-            for xs in itertools.product(x, repeat=3)
-            for ys in itertools.product(y, repeat=2)
-        ]
-    )
+    resamples = itertools.product(itertools.product(x, repeat=3), itertools.product(y, repeat=2))
+    everything = [np.mean([(a > b) + 0.5 * (a == b) for a in xs for b in ys]) for xs, ys in resamples]
     found = improvement_interval(x, y, generator(), level=0.85, repetitions=100_000)
     assert found == pytest.approx(exact(everything, 0.85, 100_000), abs=1e-9)
 
@@ -264,13 +259,10 @@ def test_readable_shows_each_number_once():
     assert shown.index.tolist() == [("T", "B", "vanilla"), ("T", "B", "SHAPO")]
     assert shown.to_dict("list") == {
         "seeds": [2, 2],
-        "return": ["12.3 [12.3, 12.3]", "14.1 [14.1, 14.1]"],
-        "P(better return)": ["", "1.00 [1.00, 1.00]"],
-        "failures": ["1234 [1234, 1234]", "7 [7, 7]"],
-        "P(better failures)": ["", "1.00 [1.00, 1.00]"],
-        "cost_rate": ["", ""],
-        "P(better cost_rate)": ["", ""],
-    }
+        "return": ["12.3 [12.3, 12.3]", "14.1 [14.1, 14.1]"], "P(better return)": ["", "1.00 [1.00, 1.00]"],
+        "failures": ["1234 [1234, 1234]", "7 [7, 7]"], "P(better failures)": ["", "1.00 [1.00, 1.00]"],
+        "cost_rate": ["", ""], "P(better cost_rate)": ["", ""],
+    }  # fmt: skip
     single = compare(point.query("seed == 0"), generator(), lower=["failures"], reference=None)
     assert readable(single).failures.tolist() == ["1234", "7"]
     assert readable(single.iloc[1:], digits=2).failures.tolist() == ["7.0"]

@@ -15,14 +15,10 @@ from shapo import figures
 
 def progress(seed: int) -> pd.DataFrame:
     rng, steps = np.random.default_rng(seed), 20_000 * np.arange(1, 31)
-    return pd.DataFrame(
-        {
-            "steps": steps,
-            "episode_return": steps / 3e4 + rng.normal(size=30),
-            "episode_cost": 50 - steps / 2e4 + rng.normal(size=30),
-            "lagrangian_multiplier": steps / 1e6,
-        }
-    )
+    return pd.DataFrame({
+        "steps": steps, "episode_return": steps / 3e4 + rng.normal(size=30),
+        "episode_cost": 50 - steps / 2e4 + rng.normal(size=30), "lagrangian_multiplier": steps / 1e6,
+    })  # fmt: skip
 
 
 def episode() -> dict[str, np.ndarray]:
@@ -78,11 +74,8 @@ def turned_dial():
 
 
 def reweighting():
-    a, roots = (
-        np.linspace(0.1, 3, 30),
-        pd.DataFrame({"delta": [0.001, 0.1], "bad": [1.02, 1.2], "good": [0.98, 0.8]}),
-    )
-    return figures.reweighting(a, {0.001: a}, {0.001: 2 - a}, roots)
+    a, turns = np.linspace(0.1, 3, 30), {"delta": [0.001, 0.1], "bad": [1.02, 1.2], "good": [0.98, 0.8]}
+    return figures.reweighting(a, {0.001: a}, {0.001: 2 - a}, pd.DataFrame(turns))
 
 
 def measured_weights():
@@ -284,10 +277,8 @@ def test_shapes_that_do_not_match_are_refused():
 def test_the_line_search_marks_the_fraction_that_was_taken():
     value, kl = line_search().axes
     marks = {name: xy.tolist()[0] for name, xy in drawn(kl).items() if name.startswith("taken")}
-    assert marks == {
-        "taken, vanilla": [0.8, pytest.approx(0.008)],
-        "taken, SHAPO": [1.0, pytest.approx(0.005)],
-    }
+    taken = [("vanilla", 0.8, 0.008), ("SHAPO", 1.0, 0.005)]
+    assert marks == {f"taken, {name}": [fraction, pytest.approx(kl)] for name, fraction, kl in taken}
     assert len(value.lines) == 4
 
 

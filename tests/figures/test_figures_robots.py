@@ -96,12 +96,12 @@ def test_a_mark_per_policy_and_a_large_one_per_median():
 
 
 def test_ascents_are_shares_of_the_same_policys_exact_one():
-    cases = (
+    cases = [
         ("all", 1.0, 4.0),
         ("first robots", 0.5, 2.0),
         ("first steps", 0.25, 3.0),
         ("window before", 0.5, None),
-    )
+    ]
     rows = [
         {"ascent": ascent, "share": share, "run": run, "rise": rise * (mean or size) * size, "cosine": 0.5}
         for run, size in (("a", 1.0), ("b", 10.0), ("c", 2.0))
@@ -110,12 +110,8 @@ def test_ascents_are_shares_of_the_same_policys_exact_one():
     ]
     (axis,) = figures.ascents(of_exact(pd.DataFrame(rows))).axes
     drawn = {bars.get_label(): bars.lines[0].get_ydata() for bars in axis.containers}
-    expected = {
-        "all": 1.0,
-        "first robots": 0.5,
-        "first steps": 0.75,
-        "window before": 0.5,
-    }  # 0.5: of 1/4, 10/4, 2/4
+    # The last: of 1/4, 10/4 and 2/4.
+    expected = {"all": 1.0, "first robots": 0.5, "first steps": 0.75, "window before": 0.5}
     assert {name: pytest.approx([value]) for name, value in expected.items()} == drawn
 
 
