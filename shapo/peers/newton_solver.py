@@ -11,6 +11,7 @@ import linecache
 import re
 from collections.abc import Callable
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -99,12 +100,8 @@ class NewtonSolver:
             (first.joint_q, first.joint_qd, self._control.joint_f), (last.joint_q, last.joint_qd)
         )  # fmt: skip
         self._seeds = [wp.zeros_like(array, requires_grad=False) for array in self._outputs]
-        theirs = {name: getattr(solver_featherstone, name) for name in replaced}
-        vars(solver_featherstone).update(replaced)
-        try:
+        with patch.multiple(solver_featherstone, **replaced):
             self._record()
-        finally:
-            vars(solver_featherstone).update(theirs)
 
     def forward(self, q: Tensor, qd: Tensor, torque: Tensor) -> list[Tensor]:
         """q, qd after a control step."""

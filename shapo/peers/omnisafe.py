@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -168,12 +169,9 @@ def _adding(eps: float) -> Iterator[None]:
     from omnisafe.algorithms.on_policy.base import trpo
     from omnisafe.algorithms.on_policy.second_order import cpo
 
-    original = trpo.conjugate_gradients
-    trpo.conjugate_gradients = cpo.conjugate_gradients = functools.partial(original, eps=eps)
-    try:
+    name, solver = "conjugate_gradients", functools.partial(trpo.conjugate_gradients, eps=eps)
+    with patch.object(trpo, name, solver), patch.object(cpo, name, solver):
         yield
-    finally:
-        trpo.conjugate_gradients = cpo.conjugate_gradients = original
 
 
 def train(config: Config, eps: float = 1e-6) -> pd.DataFrame:

@@ -12,7 +12,6 @@ from torch import Tensor
 from shapo.checks import whole
 from shapo.robots.simulator import ROBOTS
 from shapo.robots.simulator.simulator import Simulator
-from shapo.runs.store import restore_rng, rng_state
 
 LARGEST = 1e6  # of a coordinate or velocity: beyond it, the simulation has diverged
 
@@ -113,7 +112,7 @@ class DifferentiableEnv:
         return q, 0.25 * push
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Everything the next step depends on but the contact parameters."""
+        """Everything the next step depends on but `rng`, which draws fresh starts, and the contact parameters."""
         arrays = {"q": self.q, "qd": self.qd, "action": self.action, "length": self.length}
         return {name: value.detach().numpy().copy() for name, value in arrays.items()}
 
@@ -125,10 +124,3 @@ class DifferentiableEnv:
             if value.shape != shape or not torch.isfinite(value).all():
                 raise ValueError(f"{name} must be finite, of shape {tuple(shape)}; got {state[name]}")
         vars(self).update(values)
-
-    def rng_state(self) -> dict:
-        """State of the generator that draws fresh starts."""
-        return rng_state(self.rng)
-
-    def load_rng_state(self, state: dict) -> None:
-        self.rng = restore_rng(state)

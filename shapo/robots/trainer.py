@@ -13,7 +13,7 @@ from torch import Tensor
 from shapo.checks import NonFiniteError
 from shapo.robots.env import DifferentiableEnv
 from shapo.runs.identity import RunConfig
-from shapo.runs.store import prefixed, unprefixed
+from shapo.runs.store import prefixed, restore_rng, rng_state, unprefixed
 from shapo.runs.trainer import RunTrainer, mean
 
 
@@ -66,13 +66,13 @@ class RobotTrainer(RunTrainer):
 
     def snapshot(self) -> tuple[dict, dict]:
         """Where the environments stand: (arrays, JSON-able values)."""
-        return self.env.state_dict(), self.env.rng_state()
+        return self.env.state_dict(), rng_state(self.env.rng)
 
     def restore_envs(self, snapshot: tuple[dict, dict], env: DifferentiableEnv | None = None) -> None:
         """Back to where they stood; or the first of them into `env`, as many as it has."""
         env, (arrays, rng) = env or self.env, snapshot
         env.load_state_dict({name: array[: env.num_envs] for name, array in arrays.items()})
-        env.load_rng_state(rng)
+        env.rng = restore_rng(rng)
 
     def check_parameters(self, **networks: Iterable[Tensor]) -> None:
         """Raises NonFiniteError, naming the network."""

@@ -6,6 +6,7 @@ import torch
 
 from shapo.robots.env import DifferentiableEnv
 from shapo.robots.simulator import ROBOTS
+from shapo.runs.store import restore_rng, rng_state
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +97,10 @@ def test_saved_and_restored_to_the_last_bit(env):
     action = 0.5 * torch.ones_like(zeros(env))
     env.step(action)
     env.q[0, 2] = 0.1  # the next step draws a fresh start
-    state, rng = env.state_dict(), env.rng_state()
+    state, rng = env.state_dict(), rng_state(env.rng)
     first = [env.step(action)[0].detach() for _ in range(3)]
     env.load_state_dict(state)
-    env.load_rng_state(rng)
+    env.rng = restore_rng(rng)
     again = [env.step(action)[0].detach() for _ in range(3)]
     assert all(map(torch.equal, first, again))
 
