@@ -180,7 +180,9 @@ case "$command" in
         root=() # JupyterLab refuses root, which is who works in a container
         [ "$(id -u)" -ne 0 ] || root=(--allow-root)
         set_up "$python"
+        # What is saved keeps its outputs, which git does not see (.gitattributes); not everybody's copy is a repository
+        git config filter.notebook.clean ".venv/bin/python notebooks/clean.py" 2>/dev/null || true
         exec .venv/bin/python -m jupyterlab ${root[@]+"${root[@]}"} --ip=127.0.0.1 --ServerApp.root_dir="$PWD" \
-            --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb "$@"
+            --LabApp.news_url=None --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb "$@"
         ;;
 esac

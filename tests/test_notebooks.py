@@ -416,3 +416,30 @@ def test_the_command_line_is_read_before_anything_is_installed():
         "laptop",
     ]
     assert subprocess.run(command, capture_output=True, cwd=ROOT.parent).returncode == 0
+
+
+def test_what_jupyterlab_saves_is_no_change_to_git_but_a_line_is(tmp_path):
+    def git(*arguments):
+        return subprocess.run(
+            ["git", *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    command = re.search(r'git config filter.notebook.clean "(.*)"', (ROOT / "run_all.sh").read_text())[1]
+    script = command.split()[1]
+    git("init", "--quiet")
+    git("config", "filter.notebook.clean", f"{sys.executable} '{ROOT / script}'")
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    path = Path(shutil.copy(ROOT / "notebooks" / "13_claims.ipynb", tmp_path / "notebooks"))
+    git("add", ".")
+    assert git("show", ":notebooks/13_claims.ipynb") == path.read_text()
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["language_info"] |= {"version": "3.11.99", "file_extension": ".py"}
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code[1].outputs, code[1].execution_count = [nbformat.v4.new_output("stream", text="seen")], 7
+    code[1].metadata |= {"editable": True, "tags": []}
+    nbformat.write(notebook, path)
+    assert git("diff", "--name-only") == "" and "seen" in path.read_text()
+    code[1].source += "\n# an ablation"
+    nbformat.write(notebook, path)
+    assert git("diff", "--name-only") == "notebooks/13_claims.ipynb\n"
