@@ -101,7 +101,7 @@ SAYS = r"actor: ε that Returns returns must be a tensor of torch\.float\d\d, of
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_both_trainers_refuse_what_is_no_epsilon_before_anything_is_trained(what):
+def test_both_trainers_refuse_what_is_no_epsilon(what):
     with pytest.raises(TypeError, match=SAYS):
         shapo.Config("Walker2d-v4", actor=Returns(what), num_envs=1, hidden_sizes=(4,)).trainer()
     small = SHAC(horizon=1, actor_hidden_sizes=(4,), critic_hidden_sizes=(4,), critic_minibatches=1)

@@ -141,7 +141,7 @@ def gradient_of(function, theta):
     return torch.autograd.grad(function(theta), theta)[0]
 
 
-def test_fisher_step_is_invariant_to_reparameterisation_and_euclidean_is_not():
+def test_only_the_fisher_step_is_invariant_to_reparameterisation():
     actor, obs, surrogate = policy_problem()
     size = len(actor.theta)
     change = torch.from_numpy(

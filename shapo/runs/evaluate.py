@@ -42,13 +42,8 @@ class Plain:
 
 
 def evaluate(
-    config: RunConfig,
-    policy: Callable,
-    episodes: int = 20,
-    deterministic: bool = True,
-    seed: int = 0,
-    env: Any = None,
-) -> pd.DataFrame:
+    config: RunConfig, policy: Callable, episodes: int = 20, deterministic: bool = True, seed: int = 0, env: Any = None
+) -> pd.DataFrame:  # fmt: skip
     """A row per episode: env, return, cost, length, failed. See `Run.evaluate`."""
     episodes, seed, own = whole(1)("episodes", episodes), whole(0)("seed", seed), env is None
     rng = np.random.default_rng([seed, 1])
@@ -59,9 +54,8 @@ def evaluate(
     observation, n = env.reset(), env.num_envs
     observation = observation[0] if isinstance(observation, tuple) else observation
     running, rows = np.zeros((3, n)), [[] for _ in range(n)]  # return, cost, length of the episodes under way
-    wanted = [
-        len(range(i, episodes, n)) for i in range(n)
-    ]  # said before: whose episodes are short gives no more
+    # Said before, so that an environment whose episodes are short gives no more.
+    wanted = [len(range(i, episodes, n)) for i in range(n)]
     while any(len(found) < few for found, few in zip(rows, wanted, strict=True)):
         with torch.no_grad():
             action = policy(observation, rng, deterministic)

@@ -27,7 +27,6 @@ class RunConfig:
     vocabulary: ClassVar[dict[str, Any]]  # name -> class of everything that a description of it may hold
     length: ClassVar[str | None] = None  # the field that says how long, where an epoch does not depend on it
     shipped_networks: ClassVar[tuple[str, ...]] = ()  # how names begin of arrays that ship with results
-
     undifferentiated: ClassVar[dict[str, Any]] = {}  # what `make_env` is told where nothing is differentiated
 
     def bounded(self, action: Any, space: Any) -> Any:

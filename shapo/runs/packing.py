@@ -59,12 +59,6 @@ def pack(
             f"runs of fewer than {SMALLEST} steps (all under the smoke profile) are no results, so they do not go into "
             f"{folder}; pack(study, folder) or SHAPO_DATA names another folder. Too short: {short[0]!r}"
         )
-    runs = _runs_to_pack(study, partial)
-    with lock_of(folder / "packs"):  # one packer at a time
-        return _pack_runs(study.name, runs, folder, replace)
-
-
-def _runs_to_pack(study: Study, partial: bool) -> list[Run]:
     runs = [run for run in study.runs if run.available]
     if len(runs) < len(study.runs) and not partial:
         missing = "\n".join(f"  {run!r}" for run in study.runs if not run.available)
@@ -72,7 +66,8 @@ def _runs_to_pack(study: Study, partial: bool) -> list[Run]:
             f"study {study.name} is not finished: study.run() trains what is missing, partial=True packs what is "
             f"there. Missing:\n{missing}"
         )
-    return runs
+    with lock_of(folder / "packs"):  # one packer at a time
+        return _pack_runs(study.name, runs, folder, replace)
 
 
 def _pack_runs(name: str, runs: Sequence[Run], folder: Path, replace: bool) -> list[Run]:

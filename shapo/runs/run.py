@@ -139,22 +139,17 @@ class Run:
         """
         if pack := self.pack:
             if not (shipped := pack.networks(self.config.run_id)):
-                raise FileNotFoundError(
-                    f"{self.path.name} is shipped as numbers, without its networks; shapo.train(run.config) trains it "
-                    "here"
-                )
+                without = f"{self.path.name} is shipped as numbers, without its networks"
+                raise FileNotFoundError(f"{without}; shapo.train(run.config) trains it here")
             return shipped
         return dict(self.load()[0])
 
     @property
     def shipped_networks(self) -> dict[str, np.ndarray]:
         """Those of `networks` that a pack holds; none of most configs."""
-        prefixes = self.config.shipped_networks
-        return (
-            {name: array for name, array in self.networks.items() if name.startswith(prefixes)}
-            if prefixes
-            else {}
-        )
+        if not (prefixes := self.config.shipped_networks):
+            return {}
+        return {name: array for name, array in self.networks.items() if name.startswith(prefixes)}
 
     @property
     def actor(self) -> Any:  # an `algorithms.networks.Policy`, or a `robots.policy.RobotPolicy`
@@ -183,12 +178,10 @@ class Run:
             raise corrupt(self.checkpoint, "it belongs to another run")
         if type(epoch) is not int or not 0 <= epoch <= epochs:
             raise corrupt(self.checkpoint, f"its epoch must be from 0 to {epochs}; got {epoch!r}")
-        if set(shapes.values()) != ({(epoch,)} if epoch else set()) or not isinstance(
-            meta.get("provenance"), list
-        ):
-            raise corrupt(
-                self.checkpoint, f"it must hold provenance, and progress of {epoch} epochs; got {shapes}"
-            )
+        whole = set(shapes.values()) == ({(epoch,)} if epoch else set())
+        if not (whole and isinstance(meta.get("provenance"), list)):
+            problem = f"it must hold provenance, and progress of {epoch} epochs; got {shapes}"
+            raise corrupt(self.checkpoint, problem)
         return arrays, meta
 
     def restore(self, trainer: Any) -> None:
@@ -256,16 +249,11 @@ def _load(path: Path, *_version: int) -> tuple[dict[str, np.ndarray], dict]:
 @functools.cache
 def provenance() -> dict:
     """Package versions, commit and machine of this process."""
-    names = (
-        "torch", "numpy", "mujoco", "gymnasium", "safety-gymnasium", "newton", "warp-lang", "stable-baselines3",
-    )  # fmt: skip
-    return {
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in names},
-        "commit": _commit(),
-        "machine": f"{platform.system()} {platform.machine()}, {_processor()}, "
-        + torch.backends.cpu.get_cpu_capability(),  # which instructions, hence which rounding
-    }
+    names = "torch numpy mujoco gymnasium safety-gymnasium newton warp-lang stable-baselines3".split()
+    versions = {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
+    instructions = torch.backends.cpu.get_cpu_capability()  # hence which rounding
+    machine = f"{platform.system()} {platform.machine()}, {_processor()}, {instructions}"
+    return {"versions": versions, "commit": _commit(), "machine": machine}
 
 
 def _commit() -> str:

@@ -85,9 +85,8 @@ def as_shipped(name: str, table: pd.DataFrame) -> pd.DataFrame:
 
 def listing(contents: Mapping[str, bytes]) -> str:
     """What SHA256SUMS says of files, by their names without .parquet."""
-    return "".join(
-        f"{hashlib.sha256(contents[name]).hexdigest()}  {name}.parquet\n" for name in sorted(contents)
-    )
+    digests = {name: hashlib.sha256(contents[name]).hexdigest() for name in sorted(contents)}
+    return "".join(f"{sha256}  {name}.parquet\n" for name, sha256 in digests.items())
 
 
 def fresh_path(folder: Path, name: str, sha256: str) -> Path:
@@ -106,18 +105,15 @@ class Pack:
             text = (folder / SUMS).read_text("ascii")
             lines = re.findall(r"([0-9a-f]{64})  (runs|progress|episodes|networks)\.parquet\n", text)
             self._sums = {name: sha256 for sha256, name in lines}
-            if text != "".join(f"{sha256}  {name}.parquet\n" for sha256, name in lines) or not {
-                "runs",
-                *TABLES,
-            } <= set(self._sums):
+            only = text == "".join(f"{sha256}  {name}.parquet\n" for sha256, name in lines)
+            if not (only and {"runs", *TABLES} <= set(self._sums)):
                 raise ValueError("it does not list a pack's files, each with its SHA-256")
         with self._blaming("runs.parquet"):
             self.runs = self._read("runs").to_pandas().astype({"run_id": str}).set_index("run_id")
             if missing := set(COLUMNS) - {"run_id", *self.runs}:
                 raise ValueError(f"it has no column {', '.join(sorted(missing))}")
-            self.rows = self.runs.to_dict(
-                "index"
-            )  # looked up hundreds of times; ValueError where a run is listed twice
+            # Looked up hundreds of times; ValueError where a run is listed twice.
+            self.rows = self.runs.to_dict("index")
 
     def table(self, name: str, run_id: str) -> pd.DataFrame:
         """`progress` or `episodes` of a run, `as_shipped`; its `timing` in one row, the median epoch."""
@@ -127,9 +123,7 @@ class Pack:
         with self._blaming(f"{name}.parquet"):
             rows = self._rows_of(name, run_id)
             dtypes = json.loads(run[f"{name}_columns"])  # of this run's columns: another's are null here
-            return pd.DataFrame(
-                {column: rows[column].to_numpy().astype(kind) for column, kind in dtypes.items()}
-            )
+            return pd.DataFrame({name: rows[name].to_numpy().astype(kind) for name, kind in dtypes.items()})
 
     def networks(self, run_id: str) -> dict[str, np.ndarray]:
         """The arrays of a run's networks, by their names in its checkpoint; none where the pack has none."""
@@ -137,10 +131,8 @@ class Pack:
             return {}
         with self._blaming("networks.parquet"):
             rows = self._rows_of("networks", run_id).to_pylist()
-            return {
-                row["name"]: np.frombuffer(row["bytes"], row["dtype"]).reshape(json.loads(row["shape"]))
-                for row in rows
-            }  # read-only, as those of a checkpoint are
+            arrays = {row["name"]: np.frombuffer(row["bytes"], row["dtype"]) for row in rows}  # read-only
+            return {row["name"]: arrays[row["name"]].reshape(json.loads(row["shape"])) for row in rows}
 
     def networks_digest(self, run_id: str) -> str | None:
         """`digest_of_networks` of what was packed of a run, if networks were."""

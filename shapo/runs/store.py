@@ -35,9 +35,7 @@ def is_checkout(folder: Path) -> bool:
 
 
 ABOVE = Path(__file__).resolve().parents[2]
-ROOT = (
-    ABOVE if is_checkout(ABOVE) else Path.cwd()
-)  # the user's folder, where the package is installed elsewhere
+ROOT = ABOVE if is_checkout(ABOVE) else Path.cwd()  # the user's, where the package is installed elsewhere
 MAGIC = b"shapo-checkpoint-1"
 TABLES = ("progress", "episodes", "timing")
 

@@ -101,7 +101,7 @@ class Study:
         """One bar over all epochs, read from the run store, until nothing is pending."""
         rows: dict[Run, tuple[int, dict]] = {}  # version of the checkpoint, and its last row of progress
         for run in missing:
-            _look(run, rows)
+            _reread(run, rows)
         total = sum(run.config.epochs for run in self.runs)
         done = total - sum(run.config.epochs for run in missing)
         initial = done + sum(row.get("epoch", 0) for _, row in rows.values())
@@ -111,7 +111,7 @@ class Study:
         ) as bar:
             while pending:
                 _, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
-                changed = [run for run in missing if _look(run, rows)]
+                changed = [run for run in missing if _reread(run, rows)]
                 latest = pd.DataFrame([row for _, row in rows.values() if row])
                 if changed and len(latest):
                     bar.update(done + int(latest.epoch.sum()) - bar.n)
@@ -269,7 +269,7 @@ def _available(run: Run) -> bool:
         return False
 
 
-def _look(run: Run, rows: dict[Run, tuple[int, dict]]) -> bool:
+def _reread(run: Run, rows: dict[Run, tuple[int, dict]]) -> bool:
     """Reads the run's last row of progress if its checkpoint changed; whether it did."""
     try:
         version = run.checkpoint.stat().st_mtime_ns

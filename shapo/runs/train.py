@@ -114,9 +114,8 @@ def _exclusive(run: Run) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(
-                f"Another process is training {run.path.name}; waiting for it.", file=sys.stderr, flush=True
-            )
+            waits = f"Another process is training {run.path.name}; waiting for it."
+            print(waits, file=sys.stderr, flush=True)
             lock.acquire()
     try:
         yield

@@ -134,9 +134,7 @@ def _compare(pack: Pack, run_id: str, run: Run) -> Verdict:
             differences.append(f"{name}: {difference(ours, theirs)}")
             edited |= same_digest
     if recorded := pack.networks_digest(run_id):
-        ours, theirs = (
-            digest_of_networks(arrays) for arrays in (run.shipped_networks, pack.networks(run_id))
-        )
+        ours, theirs = map(digest_of_networks, (run.shipped_networks, pack.networks(run_id)))
         if not ours == theirs == recorded:
             differences.append("networks: their parameters")
             edited |= ours == recorded

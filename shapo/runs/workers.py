@@ -35,11 +35,8 @@ from shapo.runs.run import Run
 from shapo.runs.train import NOT_THE_RUNS_FAULT, failure, train
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-ONE_RUN_PER_JOB: dict[str, Any] = {
-    "cores": 1,
-    "processes": 1,
-    "job_script_prologue": [f"export {name}={threads}" for name, threads in ONE_THREAD.items()],
-}
+EXPORTS = [f"export {name}={threads}" for name, threads in ONE_THREAD.items()]
+ONE_RUN_PER_JOB: dict[str, Any] = {"cores": 1, "processes": 1, "job_script_prologue": EXPORTS}
 LIVES = 3  # of a call: so many processes may die under it before it fails
 
 
@@ -105,10 +102,11 @@ class OneProcessPerCore(Executor):
             if self._closed:
                 raise CancelledError
             if not self._idle:
-                self._processes.append(
-                    ProcessPoolExecutor(1, env=ONE_THREAD, initializer=_end_with, initargs=(os.getpid(),))
+                process = ProcessPoolExecutor(
+                    1, env=ONE_THREAD, initializer=_end_with, initargs=(os.getpid(),)
                 )
-                self._idle.append(self._processes[-1])
+                self._processes.append(process)
+                self._idle.append(process)
             return self._idle.pop()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

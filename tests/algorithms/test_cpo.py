@@ -245,7 +245,7 @@ def test_on_the_boundary_the_step_turns_a_tenth_of_the_way_inside():
 
 
 @pytest.mark.parametrize("name", VIOLATIONS)
-def test_shapo_takes_both_gradients_at_the_worst_policy_of_the_lagrangian(name):
+def test_shapo_takes_both_gradients_at_the_worst_policy(name):
     actor, batch = make_problem()
     dense, (a_r, a_c) = Dense(actor, batch), reward_and_cost_advantages(batch)
     theta0, c = dense.theta0, VIOLATIONS[name] / 100

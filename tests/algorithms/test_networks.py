@@ -129,7 +129,7 @@ def test_critics_learn_as_two_ordinary_networks_do(clip, rho):
         assert (critics.theta[k] - start[k]).norm() > 0.05
 
 
-def test_critics_fit_their_own_targets_with_and_without_sam_and_resume_exactly():
+def test_critics_fit_their_own_targets_and_resume_exactly():
     rng = np.random.default_rng(7)
     obs = torch.from_numpy(rng.standard_normal((512, 3))).float()
     target = torch.stack([obs[:, 0], obs[:, 1].sin()])

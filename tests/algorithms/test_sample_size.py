@@ -38,7 +38,7 @@ def test_autocorrelation_of_an_autoregression_falls_geometrically():
     np.testing.assert_allclose(found, 0.8 ** np.arange(12), atol=0.03)
 
 
-def test_anticorrelation_is_not_taken_for_more_samples_and_constants_are_one():
+def test_anticorrelation_makes_no_more_samples():
     assert autocorrelation_time(ar1(-0.6, np.random.default_rng(0)), ONE_EPISODE) == 1.0
     assert autocorrelation_time(np.full((5, 2), 3.0), np.zeros((5, 2), int)) == 1.0
     with pytest.raises(ValueError, match=r"\(5, 2\) and \(5, 3\)"):
@@ -91,7 +91,7 @@ def correlated_problem(phi, steps=200, envs=8):
     return actor, batch, advantage
 
 
-def test_terms_of_independent_actions_are_white_however_correlated_the_advantages():
+def test_terms_of_independent_actions_are_white():
     actor, batch, advantage = correlated_problem(0.97)
     surrogate, fisher = Surrogate(actor, batch), GaussianFisher(actor, batch.observation)
     x, _ = fisher.solve(surrogate.gradient(actor.theta, advantage))
@@ -150,7 +150,7 @@ def test_other_schedules_do_not_ask_and_count_steps_as_told():
         EffectiveAlpha(0.7)
 
 
-def test_kl_matched_perturbation_has_shapos_kl_along_the_plain_gradient():
+def test_kl_matched_perturbation_has_shapos_kl():
     actor, batch = make_problem()
     dense, a_r = Dense(actor, batch), reward_and_cost_advantages(batch)[0]
     fisher = GaussianFisher(actor, batch.observation, iterations=200)

@@ -66,7 +66,7 @@ def test_bad_fields_are_named(field, value, message):
         Config(**{field: value})
 
 
-def test_what_an_algorithm_or_a_perturbation_cannot_have_names_its_field():
+def test_a_refused_setting_is_named():
     for wrong in (FisherSAM(0.01), FixedAlpha, lambda: 0.1):
         with pytest.raises(ValueError, match="delta_down must be a finite number, at least 0, or a schedule"):
             FisherSAM(wrong)

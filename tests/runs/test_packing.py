@@ -114,7 +114,7 @@ def test_the_digests_are_those_of_the_csv_files_of_the_run_store(store, data):
     assert list(progress)[:3] == ["run_id", "epoch", "steps"] and len(progress) == 3 + 3 + 2 + 1
 
 
-def test_packing_again_gives_the_same_bytes_and_keeps_what_is_only_shipped(store, data, tmp_path):
+def test_packing_again_gives_the_same_bytes(store, data, tmp_path):
     pack(study(store))
     before = contents(data / "small")
     pack(study(store))
@@ -151,7 +151,7 @@ def test_a_run_begun_here_shows_what_is_shipped_until_it_is_finished(store, data
     assert digest(run.progress) == digest(shapo.Run(SMALL, store).progress)
 
 
-def test_a_pack_is_seen_as_soon_as_it_is_there_and_another_configs_run_is_not_in_it(store, data, tmp_path):
+def test_a_pack_is_seen_as_soon_as_it_is_there(store, data, tmp_path):
     run = shapo.Run(SMALL, tmp_path)
     assert not run.shipped and run.progress.empty
     pack(study(store, configs=CONFIGS[:1]))

@@ -139,7 +139,7 @@ def test_the_environment_names_no_other_repository(foreign):
     assert told(ROOT, COMMIT, foreign, **git).removesuffix("-dirty") == here
 
 
-def test_an_installed_package_keeps_runs_and_figures_where_the_user_is(foreign, tmp_path):
+def test_an_installed_package_writes_where_the_user_is(foreign, tmp_path):
     package = foreign / "env" / "site-packages"
     shutil.copytree(ROOT / "shapo", package / "shapo", ignore=shutil.ignore_patterns("__pycache__"))
     code = (

@@ -98,7 +98,7 @@ class Untransferable(Exception):
         super().__init__(f"{message} with code {code}")
 
 
-def test_a_failing_run_is_recorded_listed_and_tried_again_only_when_asked(tmp_path):
+def test_a_failed_run_is_tried_again_only_when_asked(tmp_path):
     (tmp_path / "broken").touch()
     configs = [replace(SMALL, actor=Fails(str(tmp_path / "broken"))), SMALL, replace(SMALL, seed=2)]
     runs = tmp_path / "runs"
@@ -136,7 +136,7 @@ def test_a_failing_run_is_recorded_listed_and_tried_again_only_when_asked(tmp_pa
 
 
 @pytest.mark.parametrize("error", ["MemoryError", "OSError"])
-def test_what_is_not_the_runs_fault_is_reported_and_tried_again_unasked(tmp_path, error):
+def test_what_is_not_the_runs_fault_is_tried_again_unasked(tmp_path, error):
     (tmp_path / "broken").touch()
     config = replace(SMALL, actor=Fails(str(tmp_path / "broken"), error))
     study = shapo.Study("unlucky", [config], tmp_path / "runs")
@@ -553,16 +553,16 @@ def test_watching_reads_only_what_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "shapo.runs.run.load_checkpoint", lambda path: read.append(path) or load_checkpoint(path)
     )
-    assert sum(studies._look(run, rows) for run in study.runs) == 12 and len(read) == 12
+    assert sum(studies._reread(run, rows) for run in study.runs) == 12 and len(read) == 12
     assert sum(row["epoch"] for _, row in rows.values()) == 24
     assert (
-        not any(studies._look(run, rows) for run in study.runs)
+        not any(studies._reread(run, rows) for run in study.runs)
         and len(study.missing) == 20
         and len(read) == 12
     )
     on_a_thread(shapo.Study("one", configs[:1], tmp_path))
     read.clear()
-    assert [studies._look(run, rows) for run in study.runs] == [True] + [False] * 19 and len(read) <= 1
+    assert [studies._reread(run, rows) for run in study.runs] == [True] + [False] * 19 and len(read) <= 1
 
 
 def test_the_recipe_for_slurm_asks_for_one_core_and_one_thread():
@@ -584,7 +584,7 @@ def test_the_recipe_for_slurm_asks_for_one_core_and_one_thread():
     assert "--nthreads 1" in script and "--nworkers" not in script and "--nanny" in script
 
 
-def test_our_executor_waits_for_what_it_was_given_as_every_executor_does():
+def test_our_executor_waits_for_what_it_was_given():
     with workers.OneProcessPerCore(1) as executor:
         futures = [executor.submit(pow, 2, n) for n in (3, 4)]
     assert [future.result(timeout=0) for future in futures] == [8, 16]

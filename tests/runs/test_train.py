@@ -125,9 +125,7 @@ def test_threads_of_the_process_do_not_matter(tmp_path, reference):
     assert_same_run(shapo.Run(SMALL, tmp_path), reference)
 
 
-def test_a_run_interrupted_again_and_again_in_one_process_ends_with_the_same_bytes(
-    tmp_path, reference, monkeypatch
-):
+def test_a_run_interrupted_again_and_again_ends_with_the_same_bytes(tmp_path, reference, monkeypatch):
     epochs = Trainer.run_epoch
 
     def interrupted(trainer):
@@ -212,7 +210,7 @@ class Random:
         return 1e-3 * torch.randn_like(gradient)
 
 
-def test_random_perturbations_are_reproducible_and_leave_the_users_generator_alone():
+def test_random_perturbations_leave_the_users_generator_alone():
     thetas = []
     for seed in (1, 2):
         torch.manual_seed(seed)
