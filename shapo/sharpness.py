@@ -213,8 +213,12 @@ class FisherSAM(Checked):
     delta_down: float | FixedDelta | FixedAlpha | EffectiveAlpha = setting(schedule)  # radius, nats
 
     def radius(self, samples: Any) -> float:
-        """δ_Down at n_t samples."""
-        return self.delta_down(samples) if callable(self.delta_down) else self.delta_down
+        """δ_Down at n_t samples. Raises ValueError where a schedule gives no finite number, at least 0."""
+        return (
+            AT_LEAST_0("delta_down", self.delta_down(samples))
+            if callable(self.delta_down)
+            else self.delta_down
+        )
 
     def __call__(self, gradient: Tensor, fisher: Fisher, samples: Any) -> Tensor:
         return trust_region_step(-gradient, fisher, self.radius(samples))

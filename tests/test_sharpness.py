@@ -83,6 +83,8 @@ def test_radii_are_checked_before_anything_runs(bad):
     with pytest.raises(ValueError, match="delta_down must be"):
         FisherSAM(bad)
     with pytest.raises(ValueError, match="delta_down must be"):
+        FisherSAM(lambda samples: bad)(g, Fisher(lambda v: matrix @ v), 1)
+    with pytest.raises(ValueError, match="delta_down must be"):
         FixedDelta(bad)
     with pytest.raises(ValueError, match="rho must be"):
         EuclideanSAM(bad)
