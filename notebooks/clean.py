@@ -8,10 +8,8 @@ import sys
 import nbformat
 from nbconvert.preprocessors import ClearMetadataPreprocessor, ClearOutputPreprocessor
 
-NOTEBOOK, CELL = (
-    {"kernelspec", ("language_info", "name")},
-    {"tags"},
-)  # of metadata, what stays: papermill reads tags
+# What stays of metadata; papermill reads tags
+NOTEBOOK, CELL = {"kernelspec", ("language_info", "name")}, {"tags"}
 
 if __name__ == "__main__":
     notebook = nbformat.reads(sys.stdin.buffer.read().decode(), as_version=4)
