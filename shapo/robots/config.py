@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from numpy.typing import NDArray
 
 from shapo import sharpness
-from shapo.checks import BELOW_1, FINITE, POSITIVE, UNIT, check, filled, optional, perturbation, whole
+from shapo.checks import (
+    BELOW_1,
+    FINITE,
+    POSITIVE,
+    UNIT,
+    check,
+    filled,
+    layer_sizes,
+    optional,
+    perturbation,
+    whole,
+)
 from shapo.robots.simulator import ROBOTS
 from shapo.runs.identity import RunConfig, describe
 from shapo.sharpness import EffectiveAlpha, Perturbation
@@ -27,13 +38,6 @@ PUBLISHED = {  # of DiffRL, where they depend on the robot
 }
 
 
-def layers(field: str, value: object) -> tuple[int, ...]:
-    """The rule for sizes of hidden layers."""
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"{field} must be a tuple of layer sizes such as (64, 64); got {value!r}")
-    return tuple(whole(1)(field, size) for size in value)
-
-
 def two_betas(field: str, value: object) -> tuple[float, float]:
     """The rule for those of an Adam."""
     if not isinstance(value, list | tuple) or len(value) != 2:
@@ -41,7 +45,7 @@ def two_betas(field: str, value: object) -> tuple[float, float]:
     return tuple(BELOW_1(field, beta) for beta in value)
 
 
-NETWORKS = {"actor_hidden_sizes": optional(layers), "critic_hidden_sizes": optional(layers)}
+NETWORKS = {"actor_hidden_sizes": optional(layer_sizes), "critic_hidden_sizes": optional(layer_sizes)}
 
 
 @dataclass(frozen=True)
