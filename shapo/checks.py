@@ -80,6 +80,7 @@ FINITE = real("a finite number", lambda value: True)
 POSITIVE = real("a finite number above 0", lambda value: value > 0)
 AT_LEAST_0 = real("a finite number, at least 0", lambda value: value >= 0)
 UNIT = real("a number from 0 to 1", lambda value: 0 <= value <= 1)
+ABOVE_0_TO_1 = real("in (0, 1]", lambda value: 0 < value <= 1)
 BELOW_1 = real("a number from 0 to below 1", lambda value: 0 <= value < 1)
 TAIL = real("a number between 0 and 0.5", lambda value: 0 < value < 0.5)  # the level of a lower quantile
 
@@ -89,17 +90,13 @@ def setting(rule: Rule, default: object = MISSING) -> Any:
     return field(default=default, metadata={"rule": optional(rule) if default is None else rule})
 
 
-def check(instance: object, **rules: Rule) -> None:
-    """Applies a rule to each named field of a frozen dataclass: equal settings become equal, plain values."""
-    for name, rule in rules.items():
-        object.__setattr__(instance, name, rule(name, getattr(instance, name)))
-
-
 class Checked:
-    """Mixin of a frozen dataclass: applies to each field the rule of its `setting`."""
+    """Mixin of a frozen dataclass: applies to each field the rule of its `setting`. Equal settings become equal."""
 
     def __post_init__(self):
-        check(self, **{f.name: f.metadata["rule"] for f in fields(self) if "rule" in f.metadata})
+        for f in fields(self):
+            if rule := f.metadata.get("rule"):
+                object.__setattr__(self, f.name, rule(f.name, getattr(self, f.name)))
 
 
 def filled(instance: Dataclass, **values: object) -> Dataclass:

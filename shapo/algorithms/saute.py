@@ -12,10 +12,8 @@ from gymnasium.vector.utils import batch_space
 
 from shapo.algorithms.advantages import Rollout
 from shapo.algorithms.trust_region import TrustRegion
-from shapo.checks import FINITE, filled, real, setting
+from shapo.checks import ABOVE_0_TO_1, FINITE, filled, setting
 from shapo.envs.batched import Task
-
-DISCOUNT = real("in (0, 1], or None", lambda value: 0 < value <= 1)
 
 
 class BudgetEnv:
@@ -73,7 +71,7 @@ class SauteRL(TrustRegion):
     """
 
     extra_observations: ClassVar[int] = 1
-    saute_gamma: float | None = setting(DISCOUNT, None)  # γ_s; None: the task's own
+    saute_gamma: float | None = setting(ABOVE_0_TO_1, None)  # γ_s; None: the task's own
     unsafe_reward: float | None = setting(FINITE, None)  # None: the task's own
 
     def resolved(self, task: Task, cost_limit: float) -> TrustRegion:

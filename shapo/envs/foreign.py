@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
-from shapo.checks import AT_LEAST_0, FINITE, check, optional, real, whole
+from shapo.checks import ABOVE_0_TO_1, AT_LEAST_0, FINITE, Checked, setting, whole
 from shapo.envs.batched import Step, VectorEnv
 from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium, quick_worlds
 
@@ -20,7 +20,7 @@ METRICS = "cost rate", "cumulative failures"
 
 
 @dataclass(frozen=True)
-class OwnTask:
+class OwnTask(Checked):
     """A task of your own, for `Config(task=…)`: an environment, what a step of it costs, and how much an episode may.
 
         OwnTask("SafetyPointPush1-v0", cost_limit=10)
@@ -33,17 +33,16 @@ class OwnTask:
     """
 
     env: str | Callable[[], gymnasium.Env]  # an id of either package, or a function that makes an environment
-    cost_limit: float  # β, a limit on the expected undiscounted cost of an episode
+    cost_limit: float = setting(AT_LEAST_0)  # β, a limit on the expected undiscounted cost of an episode
     # A function of a step's `info`; "termination": 1 for the step that ends an episode early; "own": what
     # Safety-Gymnasium's step says, or else info["cost"].
     cost: str | Callable[[dict], float] = "own"
     failure_metric: str = "cost rate"  # or "cumulative failures", the episodes that ended early
-    max_episode_steps: int | None = (
-        None  # after which an episode is truncated; None: what the environment says
-    )
+    # Steps after which an episode is truncated; None: what the environment says
+    max_episode_steps: int | None = setting(whole(1), None)
     label: str | None = None  # how folders, tables and figures call it; None: the id, or the function's name
-    saute_gamma: float = 0.999  # γ_s, discount of Sauté's safety budget; as in OmniSafe
-    unsafe_reward: float = -1.0  # Sauté's for a step beyond the budget, on the scale of the task's rewards
+    saute_gamma: float = setting(ABOVE_0_TO_1, 0.999)  # γ_s, discount of Sauté's budget, OmniSafe's
+    unsafe_reward: float = setting(FINITE, -1.0)  # Sauté's for a step beyond the budget
 
     def __post_init__(self):
         if not isinstance(self.env, str) and not callable(self.env):
@@ -56,9 +55,7 @@ class OwnTask:
             )
         if self.label is not None and (not isinstance(self.label, str) or not self.label.strip(".")):
             raise ValueError(f"label must be None or a name; got {self.label!r}")
-        gamma_s = real("in (0, 1]", lambda value: 0 < value <= 1)
-        steps = optional(whole(1))
-        check(self, cost_limit=AT_LEAST_0, max_episode_steps=steps, saute_gamma=gamma_s, unsafe_reward=FINITE)
+        super().__post_init__()
 
     @property
     def name(self) -> str:

@@ -17,14 +17,14 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from shapo.algorithms import networks
-from shapo.checks import AT_LEAST_0, POSITIVE, check, real, whole
+from shapo.checks import AT_LEAST_0, POSITIVE, Checked, real, setting, whole
 from shapo.sharpness import Fisher, delta_from_alpha, trust_region_step
 
 # --- Theorem 1: the surrogate bound ---
 
 
 @dataclass(frozen=True)
-class RingRoad:
+class RingRoad(Checked):
     """A CMDP in which every quantity of Theorem 1 can be computed: a ring of S cells, the action a speed.
 
     A positive action tends to move one cell forward (+1 reward), a negative one backward (−1); in cell 0, the
@@ -33,12 +33,9 @@ class RingRoad:
     deviation used: for such smooth integrands the error is at rounding level.
     """
 
-    cells: int = 5  # S
-    gamma: float = 0.8
+    cells: int = setting(whole(3), 5)  # S
+    gamma: float = setting(real("a number between 0 and 1", lambda value: 0 < value < 1), 0.8)
     multiplier: float = 1.0  # λ of the Lagrangian reward r − λ c
-
-    def __post_init__(self) -> None:
-        check(self, cells=whole(3), gamma=real("a number between 0 and 1", lambda value: 0 < value < 1))
 
     @property
     def actions(self) -> NDArray:

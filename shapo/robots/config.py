@@ -15,11 +15,11 @@ from shapo.checks import (
     FINITE,
     POSITIVE,
     UNIT,
-    check,
+    Checked,
     filled,
     layer_sizes,
-    optional,
     perturbation,
+    setting,
     whole,
 )
 from shapo.robots.simulator import ROBOTS
@@ -45,32 +45,22 @@ def two_betas(field: str, value: object) -> tuple[float, float]:
     return tuple(BELOW_1(field, beta) for beta in value)
 
 
-NETWORKS = {"actor_hidden_sizes": optional(layer_sizes), "critic_hidden_sizes": optional(layer_sizes)}
-
-
 @dataclass(frozen=True)
-class SHAC:
+class SHAC(Checked):
     """Short-horizon actor-critic (Xu et al. 2022), with its published settings. None stands for the robot's own."""
 
-    horizon: int = 32  # h, steps of a window, through which gradients pass
-    actor_hidden_sizes: tuple[int, ...] | None = None  # ELU layers
-    critic_hidden_sizes: tuple[int, ...] | None = None
-    actor_lr: float = 2e-3  # Adam's, decaying linearly to 1e-5 over the run
-    critic_lr: float | None = None
-    betas: tuple[float, float] = (0.7, 0.95)  # of both Adams
-    gamma: float = 0.99  # discount
-    td_lambda: float = 0.95  # λ of the critic's targets
-    target_critic_alpha: float | None = None  # of the target critic, what stays of it at an update
-    critic_passes: int = 16  # over a window, per iteration
-    critic_minibatches: int = 4  # per pass
-    max_grad_norm: float = 1.0  # gradients of actor and critic are clipped to this norm
-
-    def __post_init__(self):
-        check(
-            self, horizon=whole(1), actor_lr=POSITIVE, gamma=UNIT, td_lambda=UNIT, critic_passes=whole(1),
-            critic_minibatches=whole(1), max_grad_norm=POSITIVE, critic_lr=optional(POSITIVE),
-            target_critic_alpha=optional(UNIT), betas=two_betas, **NETWORKS,
-        )  # fmt: skip
+    horizon: int = setting(whole(1), 32)  # h, steps of a window, through which gradients pass
+    actor_hidden_sizes: tuple[int, ...] | None = setting(layer_sizes, None)  # ELU layers
+    critic_hidden_sizes: tuple[int, ...] | None = setting(layer_sizes, None)
+    actor_lr: float = setting(POSITIVE, 2e-3)  # Adam's, decaying linearly to 1e-5 over the run
+    critic_lr: float | None = setting(POSITIVE, None)
+    betas: tuple[float, float] = setting(two_betas, (0.7, 0.95))  # of both Adams
+    gamma: float = setting(UNIT, 0.99)  # discount
+    td_lambda: float = setting(UNIT, 0.95)  # λ of the critic's targets
+    target_critic_alpha: float | None = setting(UNIT, None)  # what stays of the target critic at an update
+    critic_passes: int = setting(whole(1), 16)  # over a window, per iteration
+    critic_minibatches: int = setting(whole(1), 4)  # per pass
+    max_grad_norm: float = setting(POSITIVE, 1.0)  # gradients of actor and critic are clipped to this norm
 
     def check(self, config: RobotConfig) -> None:
         if (samples := config.steps_per_epoch) < self.critic_minibatches:
@@ -81,7 +71,7 @@ class SHAC:
 
 
 @dataclass(frozen=True)
-class PPO:
+class PPO(Checked):
     """Proximal policy optimisation, the zeroth-order reference: stable-baselines3's, with its default settings.
 
     But for these: the batch, which many robots fill; networks of SHAC's sizes, of ELU without layer normalisation;
@@ -89,23 +79,17 @@ class PPO:
     where SHAC's are squashed. None stands for the robot's own.
     """
 
-    horizon: int = 128  # steps of each robot between updates
-    actor_hidden_sizes: tuple[int, ...] | None = None  # ELU layers
-    critic_hidden_sizes: tuple[int, ...] | None = None
-    learning_rate: float = 3e-4  # Adam's
-    gamma: float = 0.99  # discount
-    gae_lambda: float = 0.95
-    clip_range: float = 0.2  # of the ratio of probabilities, ± around 1
-    passes: int = 10  # over a batch, per iteration
-    minibatches: int = 16  # per pass
-    max_grad_norm: float = 0.5  # the gradient of actor and critic together is clipped to this norm
-    log_std_init: float = -1.0  # log σ at the start, SHAC's
-
-    def __post_init__(self):
-        check(
-            self, horizon=whole(1), learning_rate=POSITIVE, gamma=UNIT, gae_lambda=UNIT, clip_range=POSITIVE,
-            passes=whole(1), minibatches=whole(1), max_grad_norm=POSITIVE, log_std_init=FINITE, **NETWORKS,
-        )  # fmt: skip
+    horizon: int = setting(whole(1), 128)  # steps of each robot between updates
+    actor_hidden_sizes: tuple[int, ...] | None = setting(layer_sizes, None)  # ELU layers
+    critic_hidden_sizes: tuple[int, ...] | None = setting(layer_sizes, None)
+    learning_rate: float = setting(POSITIVE, 3e-4)  # Adam's
+    gamma: float = setting(UNIT, 0.99)  # discount
+    gae_lambda: float = setting(UNIT, 0.95)
+    clip_range: float = setting(POSITIVE, 0.2)  # of the ratio of probabilities, ± around 1
+    passes: int = setting(whole(1), 10)  # over a batch, per iteration
+    minibatches: int = setting(whole(1), 16)  # per pass
+    max_grad_norm: float = setting(POSITIVE, 0.5)  # the gradient of both networks is clipped to this norm
+    log_std_init: float = setting(FINITE, -1.0)  # log σ at the start, SHAC's
 
     def check(self, config: RobotConfig) -> None:
         if config.actor is not None:
@@ -119,7 +103,7 @@ class PPO:
 
 
 @dataclass(frozen=True)
-class RobotConfig(RunConfig):
+class RobotConfig(Checked, RunConfig):
     """One training run on a differentiable robot. Raises ValueError or TypeError, naming the field."""
 
     # 1 had Newton's contacts, whose damping jumps, and its joints' damping; 2 its solver, and the Ant about the origin
@@ -135,29 +119,29 @@ class RobotConfig(RunConfig):
 
     task: str = "DiffAnt"  # a name in shapo.robots.simulator.ROBOTS
     algorithm: SHAC | PPO = SHAC()
-    actor: Perturbation | None = None  # of SHAC. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC
+    # Of SHAC. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC
+    actor: Perturbation | None = setting(perturbation, None)
     # Robots of the N whose gradient gives ε; None: all, as in the paper. With fewer, all of them are rolled out at
     # θ + ε alone: along_perturbed is True, and stays it in what `replace` makes of this config.
-    ascent_envs: int | None = None
+    ascent_envs: int | None = setting(whole(1), None)
     # Whether training goes on along the trajectories of θ + ε: next states, critic, scale of observations, and what is
     # recorded. Algorithm 1 of the paper reads like False; its optimiser, wrapped around DiffRL, would do the other.
     along_perturbed: bool = False
-    iterations: int = 2_000  # updates of the actor; the paper's
-    seed: int = 0  # of everything random in the run
-    num_envs: int = 64  # N, robots simulated together
+    iterations: int = setting(whole(1), 2_000)  # updates of the actor; the paper's
+    seed: int = setting(whole(0), 0)  # of everything random in the run
+    num_envs: int = setting(whole(1), 64)  # N, robots simulated together
 
     def __post_init__(self):
         if not isinstance(self.task, str) or self.task not in ROBOTS:
             raise ValueError(f"task must be one of {', '.join(ROBOTS)}; got {self.task!r}")
         if not isinstance(self.algorithm, SHAC | PPO):
             raise TypeError(f"algorithm must be an instance of SHAC or PPO; got {self.algorithm!r}")
-        check(self, actor=perturbation)
+        super().__post_init__()
         if isinstance(getattr(self.actor, "delta_down", None), EffectiveAlpha):
             raise ValueError(
                 "actor must not have the schedule EffectiveAlpha, which measures n on safe RL's surrogate: FixedAlpha "
                 f"counts steps; got {self.actor!r}"
             )
-        check(self, iterations=whole(1), seed=whole(0), num_envs=whole(1), ascent_envs=optional(whole(1)))
         few = self.ascent_envs
         if few is not None and (self.actor is None or few >= self.num_envs):
             raise ValueError(
