@@ -130,7 +130,8 @@ run_tests() {
     before="$(working_tree)"
     .venv/bin/ruff check . || failed="$failed ruff-check"
     .venv/bin/ruff format --check . || failed="$failed ruff-format"
-    .venv/bin/python -m pytest || failed="$failed pytest"
+    OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile ||
+        failed="$failed pytest"
     .venv/bin/python -m notebooks.run --jobs 0 --changed "$@" || failed="$failed notebooks"
     if [ "$(working_tree)" != "$before" ]; then
         failed="$failed working-tree"

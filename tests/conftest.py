@@ -36,6 +36,9 @@ def pytest_sessionstart(session):
 
 
 def pytest_sessionfinish(session, exitstatus):
+    """Once, when all processes of a parallel session are done."""
+    if hasattr(session.config, "workerinput"):
+        return
     after = git("status", "--porcelain", "--untracked-files=all")
     if after != session.tree:
         changed = sorted(set(after or ()) ^ set(session.tree or ()))

@@ -32,12 +32,17 @@ def test_replays_whole_episodes_with_their_resets(name):
     env = make_env(name, num_envs=2)
     with quick_worlds():
         references = make_references(TASKS[name], 2)
-        observation = both_reset(env, references, seed=3 if name == "CarGoal1-v0" else 4)
+        observation = both_reset(env, references, seed=4)
         seen = compare(env, references, observation, steps=1050, noise_seed=0)
-        assert seen["episodes"] == 2 and seen["goal_met"] > 4
-        costs = COSTS[name.removeprefix("Point").removeprefix("Car").removesuffix("-v0")]
+        assert seen["episodes"] == 2
+        kinds = COSTS[name.removeprefix("Point").removeprefix("Car").removesuffix("-v0")]
+        for noise_seed in range(1, 20):  # a processor's rounding decides where these paths lead
+            if min(seen[kind] for kind in ("goal_met", *kinds)) > 5:
+                break
+            seen += compare(env, references, observation, steps=100, noise_seed=noise_seed)
+        assert seen["goal_met"] > 5
         assert {kind for kind in seen if kind.startswith("cost_") and seen[kind] > 5} - {"cost_sum"} == set(
-            costs
+            kinds
         )
         # A reset in the middle of an episode, without and with a seed.
         theirs = np.array([reference.reset()[0] for reference in references])
