@@ -325,7 +325,7 @@ case "$*" in
     "-I -S -c"*) echo "3.11 {python}"; exit ;;
     -I*) exec "{real}" "$@" ;;
     "-m venv .venv") mkdir -p .venv/bin; cp "{python}" .venv/bin/python; cp "{python}" .venv/bin/ruff ;;
-    "-m pytest") eval "$PYTEST_DOES" ;;
+    "-m pytest"*) eval "$PYTEST_DOES" ;;
 esac
 echo "$*" >>calls
 sleep 0.2
