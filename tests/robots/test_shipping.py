@@ -1,5 +1,7 @@
 """Robots' results as they ship: tables and policies come back from a pack, and training again gives the same."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,11 +26,21 @@ CONFIGS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run store and a pack of it."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHAPO_DATA", str(folder / "data"))
+        pack(shapo.Study("robots", CONFIGS, runs=folder / "store").run(progress=False))
+    return folder
+
+
 @pytest.fixture
-def store(tmp_path, monkeypatch):
+def store(trained, tmp_path, monkeypatch):
+    """The run store, in a copy of both that a test may write to."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("SHAPO_DATA", str(tmp_path / "data"))
-    study = shapo.Study("robots", CONFIGS, runs=tmp_path / "store").run(progress=False)
-    pack(study)
     return tmp_path / "store"
 
 
