@@ -16,9 +16,9 @@ from shapo.checks import NonFiniteError
 
 @dataclass
 class Rollout:
-    """T steps of n environments, time first. Observations are normalised, float32; the rest float64.
+    """T steps of n environments, time first. Observations are normalised float32; other numbers are float64.
 
-    next_observation holds s_{T}, and final_observation, per (t, i) at which an episode ended, its last observation.
+    next_observation: s_T. final_observation: for every (t, i) at which an episode ended, its last observation.
     """
 
     observation: Tensor  # (T, n, obs)
@@ -41,7 +41,7 @@ def collect(
 ) -> tuple[Rollout, np.ndarray]:
     """Rolls the policy out for `steps` steps of every environment from `observation` (n, obs), which is not normalised.
 
-    Returns the rollout and the observation to go on from. Raises NonFiniteError naming the step and the quantity.
+    Returns the rollout and the observation to continue from. Raises NonFiniteError, naming the step and the quantity.
     """
     n, act_dim = env.num_envs, env.single_action_space.shape[0]
     states = torch.empty(steps, n, observation.shape[1])
@@ -65,13 +65,13 @@ def collect(
 
 @dataclass
 class Batch:
-    """What an update sees, B = T · n samples. Advantages are as estimated: not centred, not scaled."""
+    """The B = T · n samples of an update. Advantages are as estimated: neither centred nor scaled."""
 
     observation: Tensor  # (B, obs) normalised
     action: Tensor  # (B, act)
     advantage: Tensor  # (2, B): of reward and of cost, A_r and A_c
     target: Tensor  # (2, B): what V_r and V_c are fitted to
-    episode_length: float = math.nan  # mean steps of the episodes that J_C is the mean cost of
+    episode_length: float = math.nan  # mean length of the episodes over which J_C is taken
     episode: np.ndarray | None = None  # (T, n) equal where two steps of an environment belong to one episode
 
 
@@ -83,8 +83,8 @@ def gae(
 
         δ_t = r_t + γ V(s_{t+1}) − V(s_t),    A_t = δ_t + γλ A_{t+1}
 
-    V(s_{t+1}) counts as 0 where the episode terminated; the sum is cut where the episode is done (terminated or out of
-    time). All arrays broadcast together; next_value[t] = V of the state that followed, before any reset.
+    V(s_{t+1}) counts as 0 where the episode terminated. The sum is cut where the episode is done, i.e. terminated or
+    truncated. next_value[t]: V of the state that followed, before any reset. All arrays broadcast together.
     """
     delta = reward + gamma * next_value * ~terminated - value
     discount = gamma * lam * ~done
@@ -109,7 +109,7 @@ def make_batch(
     value = critics.values(observation).numpy().astype(np.float64).reshape(2, steps, n)
     last = critics.values(rollout.next_observation).numpy()
     next_value = np.concatenate([value[:, 1:], last[:, None]], axis=1)
-    if rollout.final_observation:  # an episode that ended is followed by its own last state, not the reset's
+    if rollout.final_observation:  # an episode ends in its own last state, not in the reset's
         where = np.array(list(rollout.final_observation))
         final = critics.values(torch.stack(list(rollout.final_observation.values()))).numpy()
         next_value[:, where[:, 0], where[:, 1]] = final

@@ -22,12 +22,12 @@ from shapo.sharpness import EuclideanSAM, Perturbation
 
 @dataclass(frozen=True)
 class Config(Checked, RunConfig):
-    """One training run. Defaults are those SafePO and OmniSafe agree on; those of the actor's update, and of the
-    multiplier, are fields of the algorithm. A field that is None stands for the task's own value, which `resolved` has.
-    Raises ValueError or TypeError, naming the field, for what cannot be run.
+    """One training run. Defaults are those that SafePO and OmniSafe agree on. The settings of the actor's update and of
+    the multiplier are fields of the algorithm. A field that is None means the task's own value, which `resolved` fills
+    in. Raises ValueError or TypeError, naming the field, for values that cannot be run.
     """
 
-    # 1 had an absolute trust region and tolerance, whatever the task's action and cost limit
+    # Method 1 had an absolute trust region and tolerance, whatever the task's actions and cost limit.
     method: ClassVar[int] = 2
     vocabulary: ClassVar[dict[str, Any]] = vars(algorithms) | vars(sharpness) | {"OwnTask": OwnTask}
     shown: ClassVar[dict[str, str]] = {
@@ -40,22 +40,22 @@ class Config(Checked, RunConfig):
         "PointGoal1-v0"  # a name in shapo.envs.TASKS, any id of Safety-Gymnasium, or your own
     )
     algorithm: str | TrustRegion = "PIDLag"  # a name in shapo.algorithms.ALGORITHMS, or an instance
-    # FisherSAM: SHAPO; EuclideanSAM: E-SAM; None: the baseline
+    # Perturbation of the actor. FisherSAM: SHAPO; EuclideanSAM: E-SAM; None: the baseline.
     actor: Perturbation | None = setting(perturbation, None)
-    critic: EuclideanSAM | None = None  # SAM of both critics; None: plain
+    critic: EuclideanSAM | None = None  # perturbation of both critics; None: no SAM
     total_steps: int = setting(whole(1), 2_000_000)  # environment steps, all environments together
-    seed: int = setting(whole(0), 0)  # of everything random in the run
-    cost_limit: float | None = setting(AT_LEAST_0, None)  # β, of an episode; None: the task's own
+    seed: int = setting(whole(0), 0)  # seed of everything random in the run
+    cost_limit: float | None = setting(AT_LEAST_0, None)  # β, cost of an episode; None: the task's own
     num_envs: int = setting(whole(1), 20)  # environments stepped together
-    steps_per_epoch: int = setting(whole(2), 20_000)  # environment steps between updates, all together
+    steps_per_epoch: int = setting(whole(2), 20_000)  # steps between updates, of all environments together
     hidden_sizes: tuple[int, ...] = setting(layer_sizes, (64, 64))  # tanh layers of actor and critics
     gamma: float = setting(UNIT, 0.99)  # discount of reward
     cost_gamma: float = setting(UNIT, 0.99)  # discount of cost
     gae_lambda: float = setting(UNIT, 0.95)  # λ of the reward's generalised advantages
-    cost_gae_lambda: float = setting(UNIT, 0.95)  # λ of the cost's
+    cost_gae_lambda: float = setting(UNIT, 0.95)  # λ of the cost's generalised advantages
     critic_lr: float = setting(AT_LEAST_0, 1e-3)  # Adam step size
-    critic_passes: int = setting(whole(1), 10)  # passes over the batch an epoch
-    minibatch_size: int = setting(whole(1), 128)  # samples a critic step
+    critic_passes: int = setting(whole(1), 10)  # passes over the batch per epoch
+    minibatch_size: int = setting(whole(1), 128)  # samples per critic step
     critic_l2: float = setting(AT_LEAST_0, 1e-3)  # coefficient of ‖φ‖² in the critic's loss
     max_grad_norm: float = setting(POSITIVE, 40.0)  # each critic's gradient is clipped to this norm
 
@@ -86,7 +86,7 @@ class Config(Checked, RunConfig):
                 f"steps_per_epoch must be at least {envs * task.horizon}, whole episodes of num_envs = {envs} "
                 f"environments: those of {task} begin anew with each epoch; got {epoch}"
             )
-        describe(self.resolved)  # a perturbation that cannot be named cannot be stored either: say so now
+        describe(self.resolved)  # raises now for a perturbation that could not be stored later
 
     @cached_property
     def resolved(self) -> Config:
@@ -103,14 +103,14 @@ class Config(Checked, RunConfig):
         return self.total_steps // self.steps_per_epoch
 
     def make_env(self, num_envs: int = 1, seed: int = 0) -> VectorEnv:
-        """The task as this run's policy sees it: `shapo.make_env`, and around it what the baseline adds to observations
+        """The task as this run's policy sees it: `shapo.make_env`, with the columns a baseline adds to observations
         (Sauté: the budget left). Rewards and costs are the task's own.
         """
         run = self.resolved
         return run.algorithm.wrap(make_env(self.task, num_envs=num_envs, seed=seed), run.cost_limit)
 
     def bounded(self, action: np.ndarray, space: Box) -> np.ndarray:
-        """Of a task of the user's, a policy's −1 and 1 are the bounds; other environments bound it themselves."""
+        """Maps a policy's −1 and 1 to the bounds of an `OwnTask`'s space; other environments bound it themselves."""
         if not isinstance(task_of(self.task), OwnTask):
             return action
         finite = np.isfinite(space.low) & np.isfinite(space.high)
@@ -120,7 +120,7 @@ class Config(Checked, RunConfig):
         return scaled.astype(space.dtype)
 
     def cost_of(self, info: dict, terminated: bool) -> float:
-        """The task's: 1 for a fall where falls are what fails, a function of the user's, or info["cost"]."""
+        """Cost of a step: the user's function of info, 1 for a termination where that is a failure, or info["cost"]."""
         task = task_of(self.task)
         cost = getattr(task, "cost", None)
         if callable(cost):
@@ -129,7 +129,7 @@ class Config(Checked, RunConfig):
         return float(terminated) if falls else float(info.get("cost", 0.0))
 
     def trainer(self) -> Trainer:
-        """What `shapo.train` trains this config with."""
+        """The trainer that `shapo.train` runs for this config."""
         return Trainer(self)
 
     def policy(self, arrays: dict[str, np.ndarray]) -> Policy:

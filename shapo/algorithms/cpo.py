@@ -14,18 +14,18 @@ from shapo.algorithms.trust_region import State, TrustRegion, centred, standardi
 from shapo.checks import flag, setting
 from shapo.sharpness import Fisher, conjugate_gradient
 
-MARGIN = 0.1  # of the change in cost that the ball allows; what a step asks for at the limit itself
-FREE, BINDING, RECOVERY = 0.0, 1.0, 2.0  # the constraint is slack at the solution, an equality, out of reach
+MARGIN = 0.1  # share of the largest cost change in the ball; at the limit, a step must lower cost by it
+FREE, BINDING, RECOVERY = 0.0, 1.0, 2.0  # the constraint at the solution: slack, an equality, out of reach
 PARALLEL = 1e-6  # sin² of the angle, in the metric F⁻¹, below which float32 cannot tell g and b apart
 
 
 def solve_dual(q: float, r: float, s: float, c: float, delta: float) -> tuple[float, float, float, float]:
-    """max gᵀε  s.t.  c + bᵀε ≤ 0,  ½ εᵀFε ≤ δ. (Achiam et al. 2017, Section 6, with signs for a maximum)
+    """Solves max gᵀε  s.t.  c + bᵀε ≤ 0,  ½ εᵀFε ≤ δ. (Achiam et al. 2017, Section 6, with signs for a maximum)
 
-    q = gᵀF⁻¹g, r = gᵀF⁻¹b, s = bᵀF⁻¹b. Stationarity gives ε = F⁻¹(g − ν b)/λ, so with both constraints active
-    λ = sqrt(A/B) and ν = (r + λc)/s, where A = q − r²/s and B = 2δ − c²/s. Where no ε in the ball meets the constraint,
-    ε = −sqrt(2δ/s) F⁻¹b lowers the cost as far as the ball allows.
-    Returns (x, y, ν*, case) with ε = x F⁻¹g + y F⁻¹b; ν* is infinite in recovery. Raises ValueError for c = nan.
+    q = gᵀF⁻¹g, r = gᵀF⁻¹b, s = bᵀF⁻¹b. Stationarity gives ε = F⁻¹(g − ν b)/λ. If both constraints are active,
+    λ = sqrt(A/B) and ν = (r + λc)/s, where A = q − r²/s and B = 2δ − c²/s. If no ε in the ball meets the constraint,
+    ε = −sqrt(2δ/s) F⁻¹b lowers the cost as far as the ball allows: the case RECOVERY, in which ν* is infinite.
+    Returns (x, y, ν*, case) with ε = x F⁻¹g + y F⁻¹b. Raises ValueError for c = nan.
     """
     if math.isnan(c):
         raise ValueError("the violation c must be known; got nan (is the batch's episode_length known?)")
@@ -37,7 +37,7 @@ def solve_dual(q: float, r: float, s: float, c: float, delta: float) -> tuple[fl
     if b <= 0:
         return 0.0, -math.sqrt(2 * delta / s) if s > 0 else 0.0, math.inf, RECOVERY
     a = q - r * r / s
-    if a <= PARALLEL * q:  # the constraint decides how far along b, and nothing is to be gained across it
+    if a <= PARALLEL * q:  # the constraint sets how far to go along b; no other direction gains reward
         return 0.0, -c / s, r / s, BINDING
     lam = math.sqrt(a / b)
     nu = (r + lam * c) / s
@@ -46,19 +46,19 @@ def solve_dual(q: float, r: float, s: float, c: float, delta: float) -> tuple[fl
 
 @dataclass(frozen=True)
 class CPO(TrustRegion):
-    """Constrained policy optimisation (Achiam et al. 2017): reward's ascent under the linearised constraint on cost.
+    """Constrained policy optimisation (Achiam et al. 2017): ascent of the reward under a linearised constraint on cost.
 
-    SHAPO perturbs along −(g − ν* b), with ν* solved for at θ₀, then takes *both* gradients there and solves again.
+    SHAPO solves for ν* at θ₀ and perturbs along −(g − ν* b). It then takes *both* gradients there and solves again.
 
     The scale of c = J_C − β: J_C is a sum over an episode of T steps, the surrogate behind b a mean over steps. A step
     ε changes J_C by about T bᵀε, so the constraint is c/T + bᵀε ≤ 0. Discounting leads to the same: a steady cost has
     J_C^γ = J_C / (T (1−γ)), and the paper bounds J_C^γ + bᵀε / (1−γ). Its authors do rescale (b by T in the paper's
-    code, c by 1/T in safety-starter-agents). SafePO and OmniSafe do not: with c T times too large its boundary hardly
-    ever crosses the ball, and CPO becomes a switch between TRPO on reward and on cost (`cost_per_step = False`).
+    code, c by 1/T in safety-starter-agents). SafePO and OmniSafe do not (`cost_per_step = False`). Their c is T times
+    too large, so its boundary hardly ever crosses the ball, and CPO becomes a switch between TRPO on reward and cost.
 
-    At c = 0 exactly (β = 0, no recent episode had a cost) the published step asks for bᵀε = 0, and the published line
-    search that the cost not rise: what the second order adds rejects every trial. So from c = 0 up to a tenth of what
-    the ball allows, sqrt(2δ bᵀF⁻¹b), a step asks for that tenth: then a short enough one lowers the cost.
+    At c = 0 exactly (β = 0, and no recent episode had a cost), the published step asks for bᵀε = 0. The published line
+    search accepts no rise in cost, so the second order rejects every trial. For c from 0 to a tenth of what the ball
+    allows, sqrt(2δ bᵀF⁻¹b), a step here asks for that tenth: a short enough step then lowers the cost.
     """
 
     cost_per_step: bool = setting(flag, True)  # divide c by T, the mean length of an episode
@@ -70,7 +70,7 @@ class CPO(TrustRegion):
         return torch.stack([standardised(batch.advantage[0]), centred(batch.advantage[1])])
 
     def update_actor(self, actor, batch, perturbation, samples, state):
-        c = -math.inf  # until an episode has ended, there is no limit to keep
+        c = -math.inf  # no limit applies before the first episode has ended
         if "violation" in state:
             c = state["violation"] / (batch.episode_length if self.cost_per_step else 1.0)
         return super().update_actor(actor, batch, perturbation, samples, state | {"c": c})
@@ -86,19 +86,19 @@ class CPO(TrustRegion):
         return x * x_g + y * x_b, {"lagrangian_multiplier": nu, "case": case}
 
     def _solve(self, gradient: Tensor, fisher: Fisher, state: State) -> tuple[tuple, tuple]:
-        """F⁻¹g and F⁻¹b, solved for from zero so that equal gradients give equal bits, and `solve_dual` of them."""
+        """(F⁻¹g, F⁻¹b) and their `solve_dual`. Each solve starts from zero, so that equal gradients give equal bits."""
         if gradient.dim() != 2 or len(gradient) != 2:
             raise ValueError(f"gradient must be (2, P), of reward and of cost; got {tuple(gradient.shape)}")
         (x_g, rest_g, n_g), (x_b, rest_b, n_b) = (
             conjugate_gradient(fisher, v, iterations=fisher.iterations) for v in gradient
         )
         fisher.solves += [n_g, n_b]
-        image_g, image_b = gradient[0] - rest_g, gradient[1] - rest_b  # F x, however few the iterations
+        image_g, image_b = gradient[0] - rest_g, gradient[1] - rest_b  # F x, even where x is inexact
         q, r, s = float(x_g @ image_g), float(x_g @ image_b), float(x_b @ image_b)
         c = state["c"] if state["c"] < 0 else max(state["c"], MARGIN * math.sqrt(2 * self.target_kl * s))
         return (x_g, x_b), solve_dual(q, r, s, c, self.target_kl)
 
     def accepts(self, change: np.ndarray, state: State) -> bool:
-        """Reward no worse, unless there is a violation to mend; cost no higher than the slack allows."""
+        """Whether the reward is no worse (or the cost over its limit), and the cost rises by no more than the slack."""
         reward, cost = change
         return bool((state["c"] > 0 or reward >= 0) and cost <= max(-state["c"], 0))

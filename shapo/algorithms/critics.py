@@ -1,4 +1,4 @@
-"""The critics of reward and cost, fitted together; plain or under Euclidean SAM."""
+"""The critics of reward and cost, fitted together, with or without Euclidean SAM."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from shapo.sharpness import EuclideanSAM, sharpness_aware_gradient
 
 @contextmanager
 def flushing_subnormals() -> Iterator[None]:
-    """Inside, numbers below 1e-38 count as 0 on this thread.
+    """Makes numbers below 1e-38 count as 0 on this thread.
 
-    ‖φ‖² and Adam's momentum let the weights of inputs that never change fade into subnormals, on which processors are
-    slow: fits took up to four times as long.
+    ‖φ‖² and Adam's momentum let the weights of constant inputs decay into subnormals. Processors are slow on these:
+    fits took up to four times as long.
     """
     torch.set_flush_denormal(True)
     try:
@@ -48,12 +48,12 @@ class Critics:
         self.adam_m, self.adam_v, self.steps = torch.zeros_like(self.theta), torch.zeros_like(self.theta), 0
 
     def values(self, observation: Tensor) -> Tensor:
-        """(2, N) values of normalised observations (N, obs)."""
+        """Values (2, N) of normalised observations (N, obs)."""
         x = observation.expand(2, *observation.shape)
         return self.mlp.activations(x, self.mlp.layers(self.theta))[-1][..., 0]
 
     def loss_gradient(self, x: Tensor, target: Tensor, theta: Tensor) -> Tensor:
-        """∇ℓ(φ), (2, P), of ℓ = mean (V_φ(s) − V̂)² + l2 ‖φ‖², each critic its own; x (2, B, obs), target (2, B, 1)."""
+        """∇ℓ(φ) (2, P) of each critic's ℓ = mean (V_φ(s) − V̂)² + l2 ‖φ‖², at states x (2, B, obs) and V̂ (2, B, 1)."""
         layers, gradient = self.mlp.layers(theta), torch.empty_like(theta)
         hidden = self.mlp.activations(x, layers)
         u = (hidden[-1] - target).mul_(2 / x.shape[1])
@@ -78,9 +78,9 @@ class Critics:
         minibatch_size: int = 128,
         sam: EuclideanSAM | None = None,
     ) -> None:
-        """`passes` over shuffled full minibatches, one Adam step each, on targets (2, N) at observations (N, obs).
+        """Fits targets (2, N) at observations (N, obs): `passes` over shuffled full minibatches, an Adam step on each.
 
-        sam: None, or the Euclidean perturbation of each critic's parameters under which the gradient is taken.
+        sam: Euclidean perturbation of each critic's parameters, at which the gradient is taken; None for no SAM.
         """
         for _ in range(passes):
             order = torch.from_numpy(rng.permutation(len(observation)))
@@ -92,7 +92,7 @@ class Critics:
                 gradient = sharpness_aware_gradient(
                     lambda theta, x=x, y=y: self.loss_gradient(x, y, theta),
                     self.theta,
-                    sam and (lambda g: sam(-g)),  # a loss is minimised: the objective to worsen is −ℓ
+                    sam and (lambda g: sam(-g)),  # SAM worsens an objective, which for a loss is −ℓ
                 )
                 self.adam_step(gradient.renorm_(2, 0, self.max_grad_norm))  # clips each critic's norm
 

@@ -1,4 +1,4 @@
-"""CRPO: either the reward or the cost, one at a time."""
+"""CRPO: every update follows either the reward or the cost."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from shapo.envs.batched import Task
 class CRPO(TrustRegion):
     """Constraint-rectified policy optimisation (Xu et al. 2021), on TRPO's step.
 
-    An update ascends the reward while J_C ≤ β + tolerance, and descends the cost otherwise; nothing is learned
-    between updates. A perturbation worsens whichever of the two is active.
+    An update ascends the reward while J_C ≤ β + tolerance, and descends the cost otherwise. No multiplier is learned.
+    A perturbation worsens whichever of the two is active.
     """
 
-    # η: cost above β that is let pass; None: 2, or 0 where β is (a fall costs 1)
+    # η, the cost above β that is tolerated; None: 2, or 0 where β is 0 (there a fall costs 1)
     tolerance: float | None = setting(AT_LEAST_0, None)
 
     def resolved(self, task: Task, cost_limit: float) -> TrustRegion:

@@ -19,8 +19,8 @@ class GaussianFisher(Fisher):
         F = [ E_s J(s)ᵀ Σ⁻¹ J(s)    0  ]        J = ∂μ/∂θ, Σ = diag(σ²)
             [        0             2 I ]        the block of log σ,
 
-    so F v is one tangent and one cotangent of the network of μ: no graph, no second differentiation of the KL.
-    observation: normalised states (N, obs). theta: (P,) θ₀.
+    so F v takes one tangent and one cotangent of the network of μ, without a graph or a second derivative of the KL.
+    observation: normalised states (N, obs). theta: θ₀ (P,).
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class GaussianFisher(Fisher):
 
 
 def kl_hessian_product(actor: GaussianActor, observation: Tensor) -> Callable[[Tensor], Tensor]:
-    """v ↦ ∇²_θ E_s KL(π_θ₀ ‖ π_θ) v at θ₀, by differentiating the KL twice: the definition, and the slower way."""
+    """v ↦ ∇²_θ E_s KL(π_θ₀ ‖ π_θ) v at θ₀, by differentiating the KL twice: the definition of F, and slower."""
     theta = actor.theta.clone().requires_grad_()
     with torch.no_grad():
         mean0, log_std0 = actor.mean(observation), actor.log_std()

@@ -1,4 +1,4 @@
-"""TRPO-Lagrangian and PIDLag: one objective, two ways to move the multiplier."""
+"""TRPO-Lagrangian and PIDLag: one objective, and two ways to update its multiplier."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Lagrangian(TrustRegion):
     """Trust-region ascent on A^λ = (A_r − λ A_c) / (1 + λ); subclasses say how λ follows J_C − β."""
 
     lagrangian_multiplier_init: float = setting(AT_LEAST_0, 0.001)  # λ before the first update
-    # λ, and a controller's integral, go no higher
+    # Upper bound of λ and of PIDLag's integral; None: no bound.
     lagrangian_multiplier_max: float | None = setting(AT_LEAST_0, None)
 
     def __post_init__(self):
@@ -33,7 +33,7 @@ class Lagrangian(TrustRegion):
         return math.inf if self.lagrangian_multiplier_max is None else self.lagrangian_multiplier_max
 
     def bounded(self, multiplier: float) -> float:
-        """The nearest λ that is allowed."""
+        """The multiplier clipped to [0, lagrangian_multiplier_max]."""
         return min(max(0.0, multiplier), self._bound)
 
     def advantage(self, state: State, batch: Batch) -> Tensor:
@@ -43,7 +43,7 @@ class Lagrangian(TrustRegion):
 
 @dataclass(frozen=True)
 class TRPOLag(Lagrangian):
-    """TRPO-Lagrangian (Ray et al. 2019): λ by Adam ascent on λ (J_C − β), kept at least 0."""
+    """TRPO-Lagrangian (Ray et al. 2019): λ follows Adam ascent on λ (J_C − β), and is kept at least 0."""
 
     lagrangian_multiplier_lr: float = setting(AT_LEAST_0, 0.035)  # step size of Adam
 
@@ -61,18 +61,18 @@ class TRPOLag(Lagrangian):
 
 @dataclass(frozen=True)
 class PIDLag(Lagrangian):
-    """TRPO-PID (Stooke et al. 2020): λ by a PID controller on J_C − β.
+    """TRPO-PID (Stooke et al. 2020): a PID controller sets λ from J_C − β.
 
     I ← (I + k_i Δ)₊,   P ← EMA(Δ),   D = (EMA(J_C) − EMA(J_C) some updates ago)₊
     λ = (k_p P + I + k_d D)₊,          Δ = J_C − β
     """
 
-    pid_kp: float = setting(AT_LEAST_0, 0.1)  # gain of the smoothed error
-    pid_ki: float = setting(AT_LEAST_0, 0.01)  # gain of its integral
-    pid_kd: float = setting(AT_LEAST_0, 0.01)  # gain of the rise of the cost
-    pid_d_delay: int = setting(whole(1), 10)  # updates over which that rise is taken
-    pid_delta_p_ema: float = setting(BELOW_1, 0.95)  # smoothing of the error
-    pid_delta_d_ema: float = setting(BELOW_1, 0.95)  # smoothing of the cost
+    pid_kp: float = setting(AT_LEAST_0, 0.1)  # gain of the smoothed error Δ
+    pid_ki: float = setting(AT_LEAST_0, 0.01)  # gain of the integral of Δ
+    pid_kd: float = setting(AT_LEAST_0, 0.01)  # gain of the rise of the smoothed cost
+    pid_d_delay: int = setting(whole(1), 10)  # updates over which the rise is taken
+    pid_delta_p_ema: float = setting(BELOW_1, 0.95)  # smoothing factor of the error
+    pid_delta_d_ema: float = setting(BELOW_1, 0.95)  # smoothing factor of the cost
 
     def initial_state(self) -> State:
         lam = self.lagrangian_multiplier_init

@@ -1,9 +1,9 @@
 """The tanh network, the Gaussian actor and the running observation normaliser.
 
-Every network keeps its parameters in one flat vector, because that is how the paper speaks of them: a
-perturbation ε is added to θ, a Fisher matrix is a matrix over θ. The tanh network is differentiated by hand
-in two directions, `tangent` (J v) and `cotangent` (uᵀ J): the Fisher-vector product is one after the other, and
-a critic minibatch is one `cotangent`, several times faster than a graph built for every product.
+Every network keeps its parameters in one flat vector θ, as in the paper: a perturbation ε is added to θ, and a Fisher
+matrix is a matrix over θ. The tanh network has hand-written derivatives in two directions, `tangent` (J v) and
+`cotangent` (uᵀ J). A Fisher-vector product is a tangent followed by a cotangent, and the gradient of a critic's
+minibatch is one cotangent, several times faster than a graph built for every product.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 
 
 class MLP:
-    """K independent tanh networks of one shape, evaluated together; their parameters are rows of a (K, P) tensor.
+    """K independent tanh networks of one shape, evaluated together. Their parameters are the rows of a (K, P) tensor.
 
-    sizes: (inputs, hidden…, outputs). Layers compute h ← tanh(W h + b), the last one W h + b.
+    sizes: (inputs, hidden…, outputs). Each layer computes h ← tanh(W h + b); the last one has no tanh.
     """
 
     def __init__(self, sizes: tuple[int, ...]):
@@ -29,7 +29,7 @@ class MLP:
         self.num_parameters = sum(self._split)
 
     def initialise(self, networks: int, rng: np.random.Generator) -> Tensor:
-        """(K, P) weights and biases uniform in ±1/√fan_in: PyTorch's default, which SafePO and OmniSafe use."""
+        """Parameters (K, P), uniform in ±1/√fan_in: PyTorch's default, which SafePO and OmniSafe use."""
         parts = [
             rng.uniform(-1, 1, (networks, n_out * (n_in + 1))) / math.sqrt(n_in)
             for n_out, n_in in self.shapes
@@ -37,7 +37,7 @@ class MLP:
         return torch.as_tensor(np.concatenate(parts, axis=1), dtype=torch.float32)
 
     def layers(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Views (W, b) of every layer, shapes (K, out, in) and (K, 1, out), of parameters (K, P)."""
+        """Views (W, b) of every layer in parameters (K, P), of shapes (K, out, in) and (K, 1, out)."""
         parts = theta.split(self._split, dim=1)
         return [
             (weight.view(-1, n_out, n_in), bias.unsqueeze(1))
@@ -45,7 +45,7 @@ class MLP:
         ]
 
     def activations(self, x: Tensor, layers) -> list[Tensor]:
-        """[x, h₁, …, output], each (K, N, width), of inputs (K, N, inputs)."""
+        """[x, h₁, …, output], each (K, N, width), at inputs x (K, N, inputs)."""
         hidden = [x]
         for weight, bias in layers[:-1]:
             hidden.append(torch.baddbmm(bias, hidden[-1], weight.mT).tanh_())
@@ -54,7 +54,7 @@ class MLP:
         return hidden
 
     def tangent(self, hidden: list[Tensor], layers, v_layers) -> Tensor:
-        """J v, (K, N, outputs): how the output moves when the parameters move along v."""
+        """J v, (K, N, outputs): the change of the outputs when the parameters move along v."""
         t = None
         for h, out, (weight, _), (dweight, dbias) in zip(hidden, hidden[1:], layers, v_layers, strict=False):
             dz = torch.baddbmm(dbias, h, dweight.mT)  # dz = dW h + db + W t
@@ -74,14 +74,14 @@ class MLP:
 
 
 def times_tanh_slope(u: Tensor, h: Tensor) -> Tensor:
-    """u (1 − h²), in one pass: the derivative of h = tanh(z) along u, in either direction."""
+    """u (1 − h²), in one pass: the tangent or the cotangent u times the slope of h = tanh(z)."""
     return torch.ops.aten.tanh_backward(u, h)
 
 
 class GaussianActor:
-    """π_θ(a|s) = N(μ_θ(s), diag(σ²)): μ a tanh network, log σ learnable and independent of the state.
+    """π_θ(a|s) = N(μ_θ(s), diag(σ²)): μ is a tanh network, log σ is learned and independent of the state.
 
-    theta: (P,) all parameters, the network's first, log σ (one per action) last.
+    theta: (P,) parameters of the network, followed by log σ (one per action).
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class GaussianActor:
         return gaussian_log_prob(action, self.mean(observation, theta), self.log_std(theta))
 
     def sample(self, observation: Tensor, rng: np.random.Generator) -> np.ndarray:
-        """Actions a ~ π_θ(·|s), (N, actions) float64; not clipped: the environment does that."""
+        """Actions a ~ π_θ(·|s), (N, actions) float64. They are not clipped: the environment does that."""
         noise = rng.standard_normal((observation.shape[0], self.action_dim))
         return self.mean(observation).numpy().astype(np.float64) + np.exp(self.log_std().numpy()) * noise
 
@@ -140,9 +140,9 @@ def gaussian_kl(mean0: Tensor, log_std0: Tensor, mean: Tensor, log_std: Tensor) 
 class RunningNormalizer:
     """Running mean and standard deviation of observations, merged batch by batch (Chan et al. 1979).
 
-    mean, scale: (dim,); (x − mean) · scale is the normalised x, before clipping. As in OmniSafe: a standard deviation
-    below 0.01 counts as 0.01, and normalised values are clipped to ±5. Columns of an observation beyond `dim` pass as
-    they are (the budget left, in Sauté).
+    mean, scale: (dim,); (x − mean) · scale is the normalised x before clipping. As in OmniSafe, a standard deviation
+    below 0.01 counts as 0.01, and normalised values are clipped to ±5. Columns of an observation beyond `dim` are
+    not normalised (in Sauté, the budget left).
     """
 
     def __init__(self, dim: int, clip: float = 5.0):
@@ -151,7 +151,7 @@ class RunningNormalizer:
         self.scale = np.ones(dim)
 
     def update(self, batch: np.ndarray) -> None:
-        """Takes in observations (n, obs)."""
+        """Merges observations (n, obs) into the statistics."""
         n, batch = len(batch), batch[:, : len(self.mean)]
         mean = batch.mean(0)
         centred = batch - mean
@@ -167,7 +167,7 @@ class RunningNormalizer:
         self.scale = 1 / np.maximum(std, 1e-2)
 
     def __call__(self, observation: np.ndarray) -> Tensor:
-        """Normalised float32 tensor of the same shape."""
+        """The observations normalised, as a float32 tensor of the same shape."""
         dim = len(self.mean)
         z = (observation[..., :dim] - self.mean) * self.scale
         z = np.clip(z, -self.clip, self.clip)
@@ -181,22 +181,22 @@ class RunningNormalizer:
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         self.mean, self.sum_of_squares = state["mean"].copy(), state["sum_of_squares"].copy()
         self.count = float(state["count"])
-        if self.count:  # before the first batch, nothing is scaled
+        if self.count:  # before the first batch, scale stays 1
             self._rescale()
 
 
 class Acts:
-    """What a trained policy does where it is used: `columns` observations in, `act(observation (n, obs), rng)` out."""
+    """Interface of a trained policy. Subclasses have `columns`, the size of an observation, and `act` for a batch."""
 
     columns: int
 
     def __call__(self, observation, rng=None, deterministic: bool | None = None):
         """Actions (act,) or (n, act) at raw observations (obs,) or (n, obs), in their library and floating type.
 
-        Observations are those of `config.make_env`: a NumPy array, a tensor, or numbers in lists.
+        Observations are those of `config.make_env`, in a NumPy array, a tensor or lists of numbers.
         rng: a generator to sample with, NumPy's or PyTorch's; or a seed, which gives the same noise at every call.
-        deterministic: True for the mode, False for a sample, with a fresh generator if none is given; None: a sample
-        where `rng` is given. Raises ValueError for another shape.
+        deterministic: True for the mode, False for a sample, with a fresh generator if none is given; None for a sample
+        where `rng` is given and the mode otherwise. Raises ValueError for observations of another shape.
         """
         given = observation if isinstance(observation, Tensor) else np.array(observation)
         if given.ndim not in (1, 2) or given.shape[-1] != self.columns:
@@ -218,13 +218,13 @@ class Acts:
 
 
 class Policy(Acts):
-    """A trained policy with its observation normaliser: `policy(observation)` gives actions, as `Acts` says."""
+    """A trained policy with its observation normaliser; `policy(observation)` gives actions (see `Acts`)."""
 
     def __init__(self, actor: GaussianActor, normalizer: RunningNormalizer):
         self.actor, self.normalizer, self.columns = actor, normalizer, actor.mlp.sizes[0]
 
     def act(self, observation: np.ndarray | Tensor, rng: np.random.Generator | None) -> np.ndarray:
-        """The mean, or a sample where a generator is given; not clipped: the environment does that."""
+        """The mean, or a sample if a generator is given. Actions are not clipped: the environment does that."""
         observation = observation.detach().cpu().numpy() if isinstance(observation, Tensor) else observation
         normalised: Tensor = self.normalizer(observation)
         if rng is not None:

@@ -1,4 +1,4 @@
-"""SautéRL: the safety budget becomes part of the state, and an overspent one takes the reward away."""
+"""SautéRL: the safety budget left is part of the state; once it is overspent, `unsafe_reward` is the reward."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from shapo.envs.batched import Task
 
 
 class BudgetEnv:
-    """An environment that also shows, in a last column z of its observations, what is left of the safety budget.
+    """An environment whose observations have a last column z, the share of the safety budget that is left.
 
         z₀ = 1,    z_{t+1} = (z_t − c_t / d) / γ_s,    d = β · mean_{t<T} γ_s^t        (Sootla et al. 2022)
 
-    so z ≤ 0 once the discounted cost reaches d, as β spread evenly over T = `max_episode_steps` does at the end.
-    Rewards and costs stay the environment's own.
+    So z ≤ 0 once the discounted cost reaches d. A cost β spread evenly over T = `max_episode_steps` does so at the end.
+    Rewards and costs are the environment's own.
     """
 
     def __init__(self, env, cost_limit: float, gamma_s: float):
@@ -42,7 +42,7 @@ class BudgetEnv:
         return np.column_stack([observation, self.budget_left]), info
 
     def step(self, action: np.ndarray):
-        """A finished episode's last observation shows its own z; that of the next begins at 1."""
+        """A finished episode's last observation has its own z; the next episode begins with z = 1."""
         observation, reward, cost, terminated, truncated, info = self.env.step(action)
         self.budget_left = (self.budget_left - cost / self.budget) / self.gamma_s
         for i in np.flatnonzero(terminated | truncated):
@@ -54,7 +54,7 @@ class BudgetEnv:
         return self.env.state_dict() | {"budget_left": self.budget_left.copy()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Continues from `state`. Raises ValueError as the environment's does."""
+        """Continues from `state`. Raises ValueError where it does not fit the environments."""
         left = np.array(state.get("budget_left"), dtype=np.float64)
         if left.shape != (self.num_envs,) or not np.isfinite(left).all():
             raise ValueError(f"state['budget_left'] must be {self.num_envs} finite numbers; got {left}")
@@ -66,8 +66,8 @@ class BudgetEnv:
 class SauteRL(TrustRegion):
     """Sauté RL (Sootla et al. 2022) on TRPO: the reward of a step that leaves z ≤ 0 is `unsafe_reward`.
 
-    z is not normalised, as in OmniSafe. The policy depends on it, so it can be rolled out only where cost is seen:
-    `config.make_env` gives the environment that keeps z.
+    As in OmniSafe, z is not normalised. The policy depends on z, so it can be rolled out only where costs are known:
+    `config.make_env` gives an environment that computes z.
     """
 
     extra_observations: ClassVar[int] = 1

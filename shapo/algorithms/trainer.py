@@ -1,4 +1,4 @@
-"""The loop of on-policy safe RL."""
+"""The training loop of on-policy safe RL."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from shapo.runs.train import seeded_torch
 from shapo.runs.trainer import RunTrainer, mean
 
 WINDOW = 50  # J_C is the mean cost of this many finished episodes
-PARTS = ("env", "actor", "critics", "normalizer")  # whose state is in a checkpoint
+PARTS = ("env", "actor", "critics", "normalizer")  # attributes of the trainer whose state is in a checkpoint
 
 
 class Trainer(RunTrainer):
-    """The loop of on-policy safe RL: roll out, move the multiplier, move the actor, fit the critics."""
+    """The training loop of on-policy safe RL: roll out, update the multiplier and the actor, fit the critics."""
 
     def __init__(self, config: RunConfig):
         totals = {"total_cost": 0.0, "failures": 0}
@@ -45,9 +45,9 @@ class Trainer(RunTrainer):
                 try_out(config.actor, fisher, Samples(1, lambda: np.ones((1, 1)), np.zeros((1, 1))))
 
     def next_batch(self) -> tuple[Batch, list[dict], float]:
-        """Rolls the policy out for an epoch and moves the multiplier: (batch, episodes that ended, J_C)."""
+        """Rolls out an epoch and updates the multiplier; returns (batch, episodes that ended, J_C)."""
         config = self.config
-        if not self.env.resumable:  # no checkpoint has its state: each epoch begins as a resumed run's would
+        if not self.env.resumable:  # a checkpoint cannot hold its state, so every epoch begins as if resumed
             seed = np.random.SeedSequence((config.seed, self.epoch)).generate_state(1)[0] >> 1
             self.observation, _ = self.env.reset(seed=int(seed))
             self.running[:] = 0
@@ -64,7 +64,7 @@ class Trainer(RunTrainer):
         return make_batch(learned, self.critics, gammas, lambdas, mean_length), finished, mean_cost
 
     def run_epoch(self) -> dict:
-        """One epoch; returns its row of progress."""
+        """Runs one epoch; returns its row of progress."""
         config, clock = self.config, [time.perf_counter()]
         batch, finished, mean_cost = self.next_batch()
         clock.append(time.perf_counter())
@@ -89,7 +89,7 @@ class Trainer(RunTrainer):
         return self.finish_epoch(row, seconds | {"total": clock[-1] - clock[0]})
 
     def account(self, rollout: Rollout) -> list[dict]:
-        """Adds up cost and episodes; returns the episodes that ended."""
+        """Adds a rollout's costs and episodes to the records; returns the episodes that ended."""
         self.totals["total_cost"] += float(rollout.cost.sum())
         steps, done = {"return": rollout.reward, "cost": rollout.cost}, rollout.terminated | rollout.truncated
         return self.finish_episodes(steps, done, failed=rollout.terminated)

@@ -2,7 +2,7 @@
 
     run = shapo.train(RobotConfig("DiffAnt", actor=AdaptiveSAM(rho=0.75)))
 
-The simulator itself is imported when it is needed: Newton takes seconds.
+The simulator is imported only when it is needed, because importing Newton takes seconds.
 """
 
 from shapo.robots.config import PPO, SHAC, RobotConfig

@@ -1,4 +1,4 @@
-"""RobotConfig: everything that defines a run on the differentiable robots, in frozen dataclasses of plain values."""
+"""RobotConfig: everything that defines a run on a differentiable robot, in frozen dataclasses of plain values."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:  # these import Newton, which takes seconds
     from shapo.robots.trainer import RobotTrainer
 
 NAMES = "actor_hidden_sizes", "critic_hidden_sizes", "critic_lr", "target_critic_alpha"
-PUBLISHED = {  # of DiffRL, where they depend on the robot
+PUBLISHED = {  # DiffRL's settings that depend on the robot
     "DiffAnt": dict(zip(NAMES, ((128, 64, 32), (64, 64), 2e-3, 0.2), strict=True)),
     "DiffHumanoid": dict(zip(NAMES, ((256, 128), (128, 128), 5e-4, 0.995), strict=True)),
 }
 
 
 def two_betas(field: str, value: object) -> tuple[float, float]:
-    """The rule for those of an Adam."""
+    """The rule for the two betas of an Adam optimiser."""
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise ValueError(f"{field} must be two numbers such as (0.7, 0.95); got {value!r}")
     return tuple(BELOW_1(field, beta) for beta in value)
@@ -47,19 +47,19 @@ def two_betas(field: str, value: object) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class SHAC(Checked):
-    """Short-horizon actor-critic (Xu et al. 2022), with its published settings. None stands for the robot's own."""
+    """Short-horizon actor-critic (Xu et al. 2022) with its published settings. None means the robot's own setting."""
 
-    horizon: int = setting(whole(1), 32)  # h, steps of a window, through which gradients pass
+    horizon: int = setting(whole(1), 32)  # h, steps of a window, within which gradients pass
     actor_hidden_sizes: tuple[int, ...] | None = setting(layer_sizes, None)  # ELU layers
     critic_hidden_sizes: tuple[int, ...] | None = setting(layer_sizes, None)
-    actor_lr: float = setting(POSITIVE, 2e-3)  # Adam's, decaying linearly to 1e-5 over the run
-    critic_lr: float | None = setting(POSITIVE, None)
-    betas: tuple[float, float] = setting(two_betas, (0.7, 0.95))  # of both Adams
+    actor_lr: float = setting(POSITIVE, 2e-3)  # Adam step size; both decay linearly to 1e-5 over the run
+    critic_lr: float | None = setting(POSITIVE, None)  # Adam step size
+    betas: tuple[float, float] = setting(two_betas, (0.7, 0.95))  # of both Adam optimisers
     gamma: float = setting(UNIT, 0.99)  # discount
     td_lambda: float = setting(UNIT, 0.95)  # λ of the critic's targets
-    target_critic_alpha: float | None = setting(UNIT, None)  # what stays of the target critic at an update
-    critic_passes: int = setting(whole(1), 16)  # over a window, per iteration
-    critic_minibatches: int = setting(whole(1), 4)  # per pass
+    target_critic_alpha: float | None = setting(UNIT, None)  # weight of the old target critic at an update
+    critic_passes: int = setting(whole(1), 16)  # passes over a window, per iteration
+    critic_minibatches: int = setting(whole(1), 4)  # minibatches per pass
     max_grad_norm: float = setting(POSITIVE, 1.0)  # gradients of actor and critic are clipped to this norm
 
     def check(self, config: RobotConfig) -> None:
@@ -72,24 +72,24 @@ class SHAC(Checked):
 
 @dataclass(frozen=True)
 class PPO(Checked):
-    """Proximal policy optimisation, the zeroth-order reference: stable-baselines3's, with its default settings.
+    """Proximal policy optimisation, the zeroth-order reference: that of stable-baselines3 with its default settings.
 
-    But for these: the batch, which many robots fill; networks of SHAC's sizes, of ELU without layer normalisation;
-    observations and rewards scaled by running moments (clipped to ±10); SHAC's first σ. Actions are clipped to ±1,
-    where SHAC's are squashed. None stands for the robot's own.
+    These settings differ: many robots fill the batch; networks have SHAC's sizes and ELU without layer normalisation;
+    observations and rewards are scaled by running moments and clipped to ±10; σ starts at SHAC's value. Actions are
+    clipped to ±1, where SHAC's are squashed. None means the robot's own setting.
     """
 
     horizon: int = setting(whole(1), 128)  # steps of each robot between updates
     actor_hidden_sizes: tuple[int, ...] | None = setting(layer_sizes, None)  # ELU layers
     critic_hidden_sizes: tuple[int, ...] | None = setting(layer_sizes, None)
-    learning_rate: float = setting(POSITIVE, 3e-4)  # Adam's
+    learning_rate: float = setting(POSITIVE, 3e-4)  # Adam step size
     gamma: float = setting(UNIT, 0.99)  # discount
-    gae_lambda: float = setting(UNIT, 0.95)
-    clip_range: float = setting(POSITIVE, 0.2)  # of the ratio of probabilities, ± around 1
-    passes: int = setting(whole(1), 10)  # over a batch, per iteration
-    minibatches: int = setting(whole(1), 16)  # per pass
-    max_grad_norm: float = setting(POSITIVE, 0.5)  # the gradient of both networks is clipped to this norm
-    log_std_init: float = setting(FINITE, -1.0)  # log σ at the start, SHAC's
+    gae_lambda: float = setting(UNIT, 0.95)  # λ of the generalised advantages
+    clip_range: float = setting(POSITIVE, 0.2)  # the ratio of probabilities is clipped to 1 ± this
+    passes: int = setting(whole(1), 10)  # passes over a batch, per iteration
+    minibatches: int = setting(whole(1), 16)  # minibatches per pass
+    max_grad_norm: float = setting(POSITIVE, 0.5)  # both networks' joint gradient is clipped to this norm
+    log_std_init: float = setting(FINITE, -1.0)  # log σ at the start, as in SHAC
 
     def check(self, config: RobotConfig) -> None:
         if config.actor is not None:
@@ -104,9 +104,9 @@ class PPO(Checked):
 
 @dataclass(frozen=True)
 class RobotConfig(Checked, RunConfig):
-    """One training run on a differentiable robot. Raises ValueError or TypeError, naming the field."""
+    """One training run on a differentiable robot. Raises ValueError or TypeError, naming the field that is wrong."""
 
-    # 1 had Newton's contacts, whose damping jumps, and its joints' damping; 2 its solver, and the Ant about the origin
+    # Method 1 had Newton's contacts and joints, whose damping jumps; 2 its solver, without moving Ants to x = y = 0.
     method: ClassVar[int] = 3
     vocabulary: ClassVar[dict[str, Any]] = {"SHAC": SHAC, "PPO": PPO} | vars(sharpness)
     shown: ClassVar[dict[str, str]] = {
@@ -119,16 +119,16 @@ class RobotConfig(Checked, RunConfig):
 
     task: str = "DiffAnt"  # a name in shapo.robots.simulator.ROBOTS
     algorithm: SHAC | PPO = SHAC()
-    # Of SHAC. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC
+    # Perturbation of SHAC's actor. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC.
     actor: Perturbation | None = setting(perturbation, None)
-    # Robots of the N whose gradient gives ε; None: all, as in the paper. With fewer, all of them are rolled out at
-    # θ + ε alone: along_perturbed is True, and stays it in what `replace` makes of this config.
+    # How many of the N robots give the gradient for ε; None: all, as in the paper. With fewer, the whole N are rolled
+    # out only at θ + ε, so along_perturbed becomes True, and stays so in configs that `replace` makes of this one.
     ascent_envs: int | None = setting(whole(1), None)
-    # Whether training goes on along the trajectories of θ + ε: next states, critic, scale of observations, and what is
-    # recorded. Algorithm 1 of the paper reads like False; its optimiser, wrapped around DiffRL, would do the other.
+    # Whether next states, critic, scale of observations and records come from the rollout at θ + ε, not at θ.
+    # Algorithm 1 of the paper reads like False; its optimiser, wrapped around DiffRL's code, would do True.
     along_perturbed: bool = False
-    iterations: int = setting(whole(1), 2_000)  # updates of the actor; the paper's
-    seed: int = setting(whole(0), 0)  # of everything random in the run
+    iterations: int = setting(whole(1), 2_000)  # updates of the actor; the default is the paper's
+    seed: int = setting(whole(0), 0)  # seed of everything random in the run
     num_envs: int = setting(whole(1), 64)  # N, robots simulated together
 
     def __post_init__(self):
@@ -156,7 +156,7 @@ class RobotConfig(Checked, RunConfig):
         if few is not None:
             object.__setattr__(self, "along_perturbed", True)
         self.algorithm.check(self)
-        describe(self)  # a perturbation that cannot be named cannot be stored either: say so now
+        describe(self)  # raises now for a perturbation that could not be stored later
 
     @cached_property
     def resolved(self) -> RobotConfig:
@@ -166,27 +166,27 @@ class RobotConfig(Checked, RunConfig):
 
     @property
     def epochs(self) -> int:
-        """Iterations of the run."""
+        """Number of iterations of the run."""
         return self.iterations
 
     @property
     def length(self) -> str | None:
-        """The field of the run's length; not of SHAC, whose learning rates decay over the whole run."""
+        """The field that holds the run's length. SHAC has none, as its learning rates decay over the whole run."""
         return "iterations" if isinstance(self.algorithm, PPO) else None
 
     @property
     def steps_per_epoch(self) -> int:
-        """Environment steps of an iteration, all environments together; those of an ascent are not counted."""
+        """Environment steps of an iteration, all environments together, without those that compute ε."""
         return self.num_envs * self.algorithm.horizon
 
     def make_env(self, num_envs: int = 1, seed: int = 0, gradients: bool = True) -> DifferentiableEnv:
-        """The robots."""
+        """The task as `num_envs` robots. gradients: False saves the time to compile the derivative."""
         from shapo.robots.env import DifferentiableEnv
 
         return DifferentiableEnv(self.task, num_envs, seed, gradients=gradients)
 
     def trainer(self) -> RobotTrainer:
-        """What `shapo.train` trains this config with."""
+        """The trainer that `shapo.train` runs for this config."""
         if isinstance(self.algorithm, PPO):
             from shapo.robots.ppo import PPOTrainer as Trainer
         else:

@@ -1,4 +1,4 @@
-"""The robots' task as a batched environment of PyTorch: `step(action)` is differentiable in state and action."""
+"""The robots' task as a batched PyTorch environment, whose `step(action)` is differentiable in state and action."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from shapo.checks import whole
 from shapo.robots.simulator import ROBOTS
 from shapo.robots.simulator.simulator import Simulator
 
-LARGEST = 1e6  # of a coordinate or velocity: beyond it, the simulation has diverged
+LARGEST = 1e6  # a coordinate or velocity beyond it means that the simulation has diverged
 
 
 class DifferentiableEnv:
-    """N robots that run along +x; an episode ends with a fall, or after `episode_length` steps.
+    """N robots that run along +x. An episode ends with a fall or after `episode_length` steps.
 
         env = DifferentiableEnv("DiffAnt", num_envs=64, seed=0)
         observation = env.reset()
         observation, reward, terminated, truncated, info = env.step(action)
 
-    All are tensors with N rows. An environment that ended starts anew at once: `info["final_observation"]` has what was
-    observed before. Where the simulation broke down, `info["diverged"]` is true, the state before that step stands in,
-    and the reward is 0. `detach()` begins a new window, through which later gradients do not pass.
+    All are tensors with N rows. An environment whose episode ended restarts at once; `info["final_observation"]` has
+    the observation before that. Where the simulation diverged, `info["diverged"]` is true, the state before the step is
+    kept, the reward is 0 and the episode terminates. `detach()` begins a new window: later gradients stop there.
 
-    task: a name in ROBOTS. gradients: False saves compiling the derivative. Raises ValueError for arguments and actions
-    that cannot be used.
+    task: a name in ROBOTS. gradients: False saves the time to compile the derivative. Raises ValueError for arguments
+    and actions that cannot be used.
     """
 
     render_mode = None  # `Simulator.skeleton` and `shapo.figures` draw
@@ -56,11 +56,11 @@ class DifferentiableEnv:
         return self.observation()
 
     def observation(self) -> Tensor:
-        """(N, obs) of the state as it is."""
+        """Observations (N, obs) of the current state."""
         return self.robot.observe(self.q, self.qd, self.action)
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Applies actions (N, act) for 1/60 s; they are clipped to ±1."""
+        """Applies actions (N, act), clipped to ±1, for 1/60 s. Raises ValueError for another shape, NaN or infinity."""
         if action.shape != self.action.shape:
             raise ValueError(f"action must have shape {tuple(self.action.shape)}; got {tuple(action.shape)}")
         if not torch.isfinite(action).all():
@@ -69,7 +69,7 @@ class DifferentiableEnv:
         q, qd = self.simulator.step(self.q, self.qd, action * self._torque)
         with torch.no_grad():
             state = torch.cat([q, qd], 1)
-            diverged = ~(state.abs() <= LARGEST).all(1)  # NaN is not
+            diverged = ~(state.abs() <= LARGEST).all(1)  # NaN compares as False
         if diverged.any():
             before = (self.q.detach(), q), (self.qd.detach(), qd)
             q, qd = (torch.where(diverged[:, None], *pair) for pair in before)
@@ -86,12 +86,12 @@ class DifferentiableEnv:
         return observation, reward, terminated, truncated, info
 
     def detach(self) -> Tensor:
-        """Cuts gradients off here; returns the observations (N, obs)."""
+        """Begins a window: later gradients stop at this state. Returns the observations (N, obs)."""
         self.q, self.qd, self.action = self.q.detach(), self.qd.detach(), self.action.detach()
         return self.observation()
 
     def _restart(self, done: Tensor) -> None:
-        """Fresh starts where `done`; no gradient passes."""
+        """Begins new episodes where `done`; no gradient passes into them."""
         q, qd = self._start(int(done.sum()))
         index = done.nonzero()[:, 0]
         self.q, self.qd = self.q.index_copy(0, index, q), self.qd.index_copy(0, index, qd)
@@ -99,11 +99,11 @@ class DifferentiableEnv:
         self.length = self.length.index_fill(0, index, 0)
 
     def _start(self, count: int) -> tuple[Tensor, Tensor]:
-        """`count` standing robots, moved, turned, bent and pushed a little."""
+        """q, qd of `count` standing robots with random offsets of position, rotation, joint angles and velocities."""
         joints = self.robot.actions
         noise = torch.from_numpy(self.rng.uniform(-1, 1, (count, 3 + 1 + 3 + joints + 6 + joints))).float()
         shift, angle, axis, bend, push = noise.split([3, 1, 3, joints, 6 + joints], 1)
-        half = angle * (math.pi / 48)  # half the angle, which is within ±π/24
+        half = angle * (math.pi / 48)  # half the angle, so the angle is within ±π/24
         turn = torch.cat([torch.nn.functional.normalize(axis) * half.sin(), half.cos()], 1)
         q = self.simulator.q0.repeat(count, 1)
         q[:, :3] += 0.1 * shift
@@ -112,12 +112,12 @@ class DifferentiableEnv:
         return q, 0.25 * push
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Everything the next step depends on but `rng`, which draws fresh starts, and the contact parameters."""
+        """Everything the next step depends on, except `rng`, which draws new starts, and the contact parameters."""
         arrays = {"q": self.q, "qd": self.qd, "action": self.action, "length": self.length}
         return {name: value.detach().numpy().copy() for name, value in arrays.items()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Back to a state that `state_dict` returned. Raises ValueError where it is not finite."""
+        """Returns to a state of `state_dict`. Raises ValueError for another shape or numbers that are not finite."""
         values = {name: torch.from_numpy(state[name].copy()) for name in ("q", "qd", "action", "length")}
         for name, value in values.items():
             shape = getattr(self, name).shape

@@ -1,6 +1,6 @@
-"""The policy's loss around a trained policy: how sharp it is, and how good a cheap ascent direction is.
+"""The loss landscape around a trained policy: how sharp it is, and how good cheap ascent directions are.
 
-Displacements are measured as ASAM measures them, ‖T⁻¹ε‖ with T = diag(|θ|): relative to the parameters.
+Displacements are measured relative to the parameters, as in ASAM: ‖T⁻¹ε‖ with T = diag(|θ|).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from shapo.sharpness import AdaptiveSAM, Euclidean
 
 
 class Landscape:
-    """L(θ + ε), equation 2, around the policy in `networks` (of a `Run`), on windows that begin in the same states.
+    """L(θ + ε), equation 2, around the policy in `networks` (of a `Run`), on windows that all start in the same states.
 
-    The robots stand where `settle` windows of the policy took them, their clocks spread over an episode; `advance`
-    moves them on. A window's noise is drawn once, the same at every displacement. Raises ValueError for PPO's config.
+    The robots reach these states after `settle` windows of the policy, with clocks spread over an episode; `advance`
+    moves on by a window. A window's noise is the same at every displacement. Raises ValueError for a config of PPO.
     """
 
     def __init__(
@@ -43,26 +43,26 @@ class Landscape:
             self.advance()
 
     def advance(self) -> None:
-        """Windows now begin where one more window of the policy ends; `earlier` is where they began before."""
+        """Moves the start of windows to the end of another window of the policy; `earlier` keeps the old start."""
         self.loss(0.0, self.noise())
         self.earlier, self.start = self.start, self.trainer.snapshot()
 
     def noise(self) -> Tensor:
-        """ξ (h, N, actions) of a window."""
+        """Draws the noise ξ (h, N, actions) of a window."""
         config = self.trainer.config
         shape = config.algorithm.horizon, config.num_envs, self.trainer.env.robot.actions
         return torch.from_numpy(self.rng.standard_normal(shape, np.float32))
 
     @torch.no_grad()
     def loss(self, epsilon: Tensor | float, noise: Tensor) -> float:
-        """L(θ + ε) of the window with this noise."""
+        """L(θ + ε) on the window with this noise."""
         self.trainer.restore_envs(self.start)
         return float(self.trainer.rollout(self.theta + epsilon, noise).loss)
 
     def gradient(
         self, noise: Tensor, epsilon: Tensor | float = 0.0, robots: int | None = None, earlier: bool = False
     ) -> Tensor:
-        """∇L(θ + ε) of this noise's window. robots: of the first so many alone. earlier: of the window before."""
+        """∇L(θ + ε) on the window of this noise. robots: only the first so many count. earlier: start at `earlier`."""
         self.trainer.restore_envs(self.earlier if earlier else self.start)
         theta = (self.theta + epsilon).requires_grad_()
         weight = (torch.arange(self.trainer.config.num_envs) < (robots or np.inf)).float()
@@ -70,11 +70,11 @@ class Landscape:
         return gradient
 
     def worst(self, gradient: Tensor, rho: float) -> Tensor:
-        """ε of size ρ along ∇L, equation 9."""
+        """The ε of size ρ that raises L most, to first order: equation 9."""
         return AdaptiveSAM(rho)(-gradient, Euclidean(self.theta), 1)
 
     def random(self, rho: float) -> Tensor:
-        """ε of size ρ in a direction drawn uniformly on the ellipsoid ‖T⁻¹ε‖ = ρ."""
+        """A random ε of size ρ: T⁻¹ε is uniform on the sphere of radius ρ."""
         direction = torch.from_numpy(self.rng.standard_normal(len(self.theta), np.float32))
         return self.theta.abs() * direction * (rho / direction.norm())
 
@@ -83,10 +83,10 @@ def sharpness(
     config: RobotConfig, networks: Mapping[str, np.ndarray], radii: Sequence[float], windows: int = 4,
     directions: int = 4, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """How L rises away from a trained policy: columns direction, radius, loss = L(θ), rise = L(θ + ε) − L(θ).
+    """The rise of L around a trained policy: columns direction, radius, loss = L(θ), rise = L(θ + ε) − L(θ).
 
-    The "worst" direction is that of the mean gradient of `windows` windows. Rises are means over as many windows of
-    other robots; those at "random" also over `directions` directions.
+    The direction "worst" follows the mean gradient of `windows` windows. Loss and rise are means over as many windows
+    of other robots; "random" is also a mean over `directions` directions.
     """
     search, judge = (Landscape(config, networks, s) for s in (seed, seed + 1))
     ascent = torch.stack([search.gradient(search.noise()) for _ in range(windows)]).mean(0)
@@ -104,11 +104,11 @@ def ascents(
     config: RobotConfig, networks: Mapping[str, np.ndarray], rho: float, shares: Sequence[int] = (2, 4, 8),
     repeats: int = 8, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """What a cheap ascent finds. Columns: ascent, share (of the exact one's simulation), rise of L at its ε, cosine.
+    """Comparison of cheap ascents with the exact one: columns ascent, share, rise, cosine.
 
-    Every ascent takes ε from one window, and is judged on another one, of other robots. ascent: "all" of the window;
-    "first steps" of all robots; all steps of the "first robots"; the "window before", as if each ascent served two
-    windows. cosine: of T∇L with that of the whole window.
+    Each ascent takes ε from one window. ascent: "all" of the window (exact); the "first steps" of all robots; all steps
+    of the "first robots"; the "window before", as if each ascent served two windows. share: of the exact ascent's
+    simulation. rise: of L at ε, on a window of other robots. cosine: between T∇L and the exact ascent's T∇L.
     """
     around, judge, rows = Landscape(config, networks, seed), Landscape(config, networks, seed + 1), []
     horizon, robots = config.algorithm.horizon, config.num_envs
@@ -131,9 +131,9 @@ def ascents(
 
 
 def of_exact(found: pd.DataFrame) -> pd.DataFrame:
-    """`ascents` of several policies (column run), each rise as a share of the exact ascent's around the same policy.
+    """Compares each rise with that of the exact ascent around the same policy. found: `ascents`, with a column run.
 
-    A row per ascent, share and run: rise and cosine, means over the windows, and of_exact.
+    Returns a row per ascent, share and run: rise and cosine, means over repeats, and of_exact, the ratio of rises.
     """
     means = found.groupby(["ascent", "share", "run"])[["rise", "cosine"]].mean()
     exact = means.rise.xs("all", level="ascent").droplevel("share")

@@ -1,4 +1,4 @@
-"""The networks of SHAC and the actor of PPO, their parameters in one flat vector."""
+"""The networks of SHAC and the actor of PPO, with their parameters in one flat vector."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LOG_STD = -1.0  # log σ at the start, as in DiffRL
 
 
 class NormedMLP:
-    """x ↦ W h + b over hidden layers h ← LayerNorm(elu(W h + b)); sizes: (inputs, hidden…, outputs).
+    """A network of hidden layers h ← LayerNorm(elu(W h + b)) with outputs W h + b.
 
-    normed: False for h ← elu(W h + b).
+    sizes: (inputs, hidden…, outputs). normed: False for hidden layers h ← elu(W h + b).
     """
 
     def __init__(self, sizes: tuple[int, ...], normed: bool = True):
@@ -26,13 +26,13 @@ class NormedMLP:
         for inputs, outputs in pairwise(self.sizes):
             self.shapes += [(outputs, inputs), (outputs,)]  # W, b
             self.shapes += [(outputs,), (outputs,)] if normed else []  # gain and shift of the norm
-        if normed:  # but for the last layer, which is plain
+        if normed:  # the last layer has no norm
             del self.shapes[-2:]
         self._split = [math.prod(shape) for shape in self.shapes]
         self.num_parameters = sum(self._split)
 
     def initialise(self, rng: np.random.Generator) -> Tensor:
-        """(P,) weights and biases uniform in ±1/√fan_in, PyTorch's default; norms that change nothing."""
+        """θ (P,): weights and biases uniform in ±1/√fan_in, PyTorch's default; norms of gain 1 and shift 0."""
         parts = []
         for inputs, outputs in pairwise(self.sizes):
             layer = rng.uniform(-1, 1, outputs * (inputs + 1)) / math.sqrt(inputs)
@@ -40,7 +40,7 @@ class NormedMLP:
         return torch.as_tensor(np.concatenate(parts[:-2]), dtype=torch.float32)
 
     def __call__(self, theta: Tensor, x: Tensor) -> Tensor:
-        """Outputs (N, outputs) at inputs (N, inputs), of parameters θ (P,); differentiable in both."""
+        """Outputs (N, outputs) at inputs x (N, inputs) and parameters θ (P,), differentiable in both."""
         parts = [part.view(shape) for part, shape in zip(theta.split(self._split), self.shapes, strict=True)]
         each = 4 if self.normed else 2
         for index in range(0, len(parts) - 2, each):
@@ -54,7 +54,7 @@ class NormedMLP:
 class SquashedActor:
     """a = tanh(μ_θ(s) + σ ξ), ξ ~ N(0, 1): reparameterised, so that actions are differentiable in θ.
 
-    A θ is (P,): the network's parameters, then log σ, one per action.
+    θ (P,) holds the parameters of the network, followed by log σ (one per action).
     """
 
     normed, bounded = True, staticmethod(torch.tanh)
@@ -63,7 +63,7 @@ class SquashedActor:
         self.mlp, self.actions = NormedMLP((observations, *hidden_sizes, actions), self.normed), actions
 
     def initialise(self, rng: np.random.Generator) -> Tensor:
-        """A first θ."""
+        """An initial θ."""
         return torch.cat([self.mlp.initialise(rng), torch.full((self.actions,), LOG_STD)])
 
     def log_std(self, theta: Tensor) -> Tensor:
@@ -71,12 +71,12 @@ class SquashedActor:
         return theta[self.mlp.num_parameters :]
 
     def __call__(self, theta: Tensor, observation: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Actions (N, actions) within ±1 at normalised observations; noise: ξ (N, actions), none for the mode."""
+        """Actions (N, actions) within ±1 at normalised observations. noise: ξ (N, actions), None for the mode."""
         mean = self.mlp(theta[: self.mlp.num_parameters], observation)
         return self.bounded(mean if noise is None else mean + self.log_std(theta).exp() * noise)
 
 
 class ClippedActor(SquashedActor):
-    """a = clip(μ_θ(s) + σ ξ, ±1), PPO's, without layer normalisation."""
+    """PPO's actor a = clip(μ_θ(s) + σ ξ, ±1), without layer normalisation."""
 
     normed, bounded = False, staticmethod(partial(torch.clamp, min=-1, max=1))

@@ -1,4 +1,4 @@
-"""A trained robot's policy."""
+"""The trained policies of robots."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from shapo.runs.store import unprefixed
 
 
 class RobotPolicy(Acts):
-    """`policy(observation)` gives actions in ±1, as `Acts` says; differentiable in observations that are tensors.
+    """A robot's policy: `policy(observation)` gives actions in ±1 (see `Acts`), differentiable in a tensor observation.
 
-    theta: (P,) the actor's parameters, which may be replaced. mean, scale: (obs,) of observations, which are clipped to
-    ± clip when scaled.
+    theta: (P,) the actor's parameters, which may be replaced. mean, scale: (obs,) of observations. clip: observations
+    are clipped to ± clip after they are scaled.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class RobotPolicy(Acts):
 
     @property
     def digest(self) -> str:
-        """Hash of its numbers: parameters, and scale of observations."""
+        """Hash of the policy's numbers: its parameters, and mean and scale of observations."""
         arrays = [tensor.numpy() for tensor in (self.theta, self.mean, self.scale)]
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:12]
 
     def act(self, observation: np.ndarray | Tensor, rng: np.random.Generator | None) -> Tensor:
-        """The mode, or a sample where a generator is given."""
+        """The mode, or a sample if a generator is given."""
         observation = torch.as_tensor(observation).float().to(self.mean.device)
         shape = len(observation), self.actor.actions
         noise = None if rng is None else torch.from_numpy(rng.standard_normal(shape, np.float32))
@@ -55,7 +55,7 @@ def shac_policy(config: RunConfig, arrays: dict[str, np.ndarray]) -> RobotPolicy
 
 
 def ppo_policy(config: RunConfig, arrays: dict[str, np.ndarray]) -> RobotPolicy:
-    """The policy in a checkpoint of PPO, as stable-baselines3 would act with it."""
+    """The policy in a checkpoint of PPO, which acts as in stable-baselines3."""
     robot, weights = ROBOTS[config.task], unprefixed("policy", arrays)
     actor = ClippedActor(robot.observations, config.algorithm.actor_hidden_sizes, robot.actions)
     hidden = [name for name in weights if name.startswith("mlp_extractor.policy_net.")]

@@ -1,8 +1,8 @@
 # ruff: noqa: NPY002
-"""PPO, the zeroth-order reference: stable-baselines3's, on the same robots, in the same store.
+"""PPO of stable-baselines3, the zeroth-order reference, on the same robots and in the same store.
 
-stable-baselines3 draws from the global generators of NumPy and PyTorch; here they begin each iteration from the run's
-seed and the iteration's number, so that an interrupted run goes on with the same numbers.
+stable-baselines3 draws from the global generators of NumPy and PyTorch. Each iteration seeds them with the run's seed
+and its own number, so that an interrupted run continues with the same numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOGGED = {"kl": "approx_kl", "loss": "loss", "critic_loss": "value_loss", "std":
 
 
 class RobotVecEnv(VecEnv):
-    """`DifferentiableEnv` as stable-baselines3 wants an environment; `window` keeps what happened since it was set."""
+    """`DifferentiableEnv` with the interface of stable-baselines3; `window` records the steps since it was set."""
 
     def __init__(self, env: DifferentiableEnv):
         self.env, self.window = env, Window()
@@ -51,7 +51,7 @@ class RobotVecEnv(VecEnv):
         return observation.numpy(), reward.numpy().copy(), done.numpy(), infos
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: there is nothing to close."""
 
     def get_attr(self, attr_name, indices=None):
         return [getattr(self.env, attr_name)] * len(list(self._get_indices(indices)))
@@ -68,7 +68,7 @@ class RobotVecEnv(VecEnv):
 
 @contextmanager
 def _seeded(*entropy: int) -> Iterator[None]:
-    """The global generators of NumPy and PyTorch begin inside as the numbers given say, and go on outside as before."""
+    """Seeds the global generators of NumPy and PyTorch with `entropy` inside; outside they continue as before."""
     before = np.random.get_state()
     try:
         np.random.seed(np.random.SeedSequence(entropy).generate_state(4))
@@ -79,12 +79,12 @@ def _seeded(*entropy: int) -> Iterator[None]:
 
 
 class PPOTrainer(RobotTrainer):
-    """stable-baselines3's `learn`, an iteration at a time."""
+    """Runs the `learn` of stable-baselines3 one iteration at a time."""
 
     def __init__(self, config: RunConfig):
         super().__init__(config)
         ppo, self.robots = self.algorithm, RobotVecEnv(self.env)
-        self.scaled = VecNormalize(self.robots, gamma=ppo.gamma)  # observations and rewards
+        self.scaled = VecNormalize(self.robots, gamma=ppo.gamma)  # scales observations and rewards
         networks = {"pi": list(ppo.actor_hidden_sizes), "vf": list(ppo.critic_hidden_sizes)}
         with _seeded(config.seed):
             self.model = stable_baselines3.PPO(
@@ -96,12 +96,12 @@ class PPOTrainer(RobotTrainer):
         self.model.set_logger(Logger(None, []))
 
     def run_epoch(self) -> dict:
-        """One iteration: a rollout and `passes` over it; returns its row of progress."""
+        """Runs one iteration, a rollout and `passes` over it; returns its row of progress."""
         self.robots.window, clock = Window(), time.perf_counter()
-        with _seeded(self.config.seed, self.epoch + 1):  # not + 0, which SeedSequence takes for none
+        with _seeded(self.config.seed, self.epoch + 1):  # + 1, because SeedSequence ignores a trailing 0
             try:
                 self.model.learn(self.config.steps_per_epoch, log_interval=None, reset_num_timesteps=False)
-            finally:  # before the ValueError with which PyTorch's distributions refuse NaN
+            finally:  # replaces the ValueError of PyTorch's distributions for NaN
                 self.check_parameters(**{"actor or the critic": self.model.policy.parameters()})
         logged = self.model.logger.name_to_value
         log = {name: float(logged[f"train/{theirs}"]) for name, theirs in LOGGED.items()}
@@ -143,5 +143,5 @@ class PPOTrainer(RobotTrainer):
 
 
 def _moments(statistics) -> dict[str, np.ndarray]:
-    """A running mean and variance of stable-baselines3."""
+    """The arrays of a running mean and variance of stable-baselines3."""
     return {name: np.array(getattr(statistics, name)) for name in ("mean", "var", "count")}

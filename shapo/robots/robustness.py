@@ -1,11 +1,11 @@
-"""The robustness protocols of SHAC-ASAM (its Section 6): trained policies under noise and on other ground.
+"""The robustness protocols of SHAC-ASAM (its Section 6): trained policies under action noise and on other ground.
 
     a' = (1 − λ) clip(a, −1, 1) + λ n,  n ~ U(−1, 1)                   (12)
 
-A condition is a dict with any of noise (λ), stiffness (k_e, N/m), damping (k_d, N·s/m²), friction (μ); what it does not
-name is as in training. Rollouts are kept in a file, so that none is made twice: `rollouts.parquet` in `figures/data/`
-has a row per rollout: run_id, the digest of the policy, the condition in full, count, seed, rollout, how it went, and
-the provenance: versions, commit and machine.
+A condition is a dict with any of noise (λ), stiffness (k_e, N/m), damping (k_d, N·s/m²), friction (μ). What it does not
+name is as in training. Rollouts are kept in a file, `rollouts.parquet` in `figures/data/`, so that none is made twice.
+It has a row per rollout: run_id, the digest of the policy, the condition in full, count, seed, rollout, the outcome and
+the provenance (versions, commit and machine).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Condition = Mapping[str, float]
 RULES = {"noise": UNIT, "stiffness": POSITIVE, "damping": AT_LEAST_0, "friction": AT_LEAST_0}
 NOISE = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # λ, Figures 2 and 4
 FRICTION = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # μ, Figure 3
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of k_e and k_d in training, Figure 1
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times k_e and k_d of training, Figure 1
 KEY = ["run_id", "policy", "noise", "stiffness", "damping", "friction", "count", "seed"]
 
 
@@ -43,10 +43,10 @@ KEY = ["run_id", "policy", "noise", "stiffness", "damping", "friction", "count",
 def rollouts(
     policy: RobotPolicy, task: str, count: int = 100, condition: Condition | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """A table of `count` episodes, a robot each, all at once: return, length (steps), failed, diverged.
+    """Runs `count` episodes at once, one per robot; returns a table of return, length (steps), failed, diverged.
 
-    failed: fell, or diverged. The policy acts by its mode. The same seed gives the same starts and the same noise to
-    every policy and condition. Raises ValueError for an unknown task or condition, or one out of range.
+    failed: the robot fell or its simulation diverged. The policy acts by its mode. A seed gives every policy and
+    condition the same starts and noise. Raises ValueError for an unknown task, or a condition unknown or out of range.
     """
     env, condition = _env(task, whole(1)("count", count)), in_full(task, condition or {})
     noise, draws = condition.pop("noise"), np.random.default_rng([seed, 1])
@@ -69,7 +69,7 @@ def rollouts(
 
 
 def in_full(task: str, condition: Condition) -> dict[str, float]:
-    """The condition as plain numbers; what it does not name is as in training. Raises ValueError for nonsense."""
+    """The condition with the numbers of training where it names none. Raises ValueError if unknown or out of range."""
     unknown = condition.keys() - RULES.keys()
     if unknown:
         raise ValueError(f"a condition may name {', '.join(RULES)}; got {', '.join(sorted(unknown))}")
@@ -77,23 +77,23 @@ def in_full(task: str, condition: Condition) -> dict[str, float]:
     return trained | {name: RULES[name](name, value) for name, value in condition.items()}
 
 
-@functools.lru_cache(maxsize=2)  # to make one takes longer than to set its contacts
+@functools.lru_cache(maxsize=2)  # making one takes longer than setting its contacts
 def _env(task: str, count: int) -> DifferentiableEnv:
     return DifferentiableEnv(task, count, gradients=False)
 
 
 def action_noise() -> list[Condition]:
-    """Figures 2 and 4."""
+    """The conditions of Figures 2 and 4."""
     return [{"noise": value} for value in NOISE]
 
 
 def friction() -> list[Condition]:
-    """Figure 3."""
+    """The conditions of Figure 3."""
     return [{"friction": value} for value in FRICTION]
 
 
 def ground(task: str) -> list[Condition]:
-    """Figure 1: every stiffness with every damping."""
+    """The conditions of Figure 1: every stiffness with every damping."""
     stiffness, damping = ROBOTS[task].stiffness, ROBOTS[task].damping
     return [{"stiffness": a * stiffness, "damping": b * damping} for a in FACTORS for b in FACTORS]
 
@@ -102,11 +102,11 @@ def cached_sweep(
     runs: Mapping[str, Sequence[Run]], conditions: Sequence[Condition], count: int = 100, seed: int = 0,
     store: Path | None = None, progress: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
-    """`rollouts` of every trained policy under every condition, on all cores, in one table.
+    """Runs `rollouts` of every trained policy under every condition, on all cores; returns them in one table.
 
-    What `store` has is read there, what it has not is added. runs: by algorithm; those that are not available are left
-    out. Returns a row per rollout: algorithm, those of KEY, return, length, failed, diverged, provenance. store: a
-    parquet file; None keeps nothing. Raises ValueError as `rollouts` does.
+    runs: by algorithm; runs that are not available are left out. store: a parquet file from which known rollouts are
+    read, and to which new ones are added; None keeps nothing. Returns a row per rollout: algorithm, the columns of KEY,
+    rollout, return, length, failed, diverged, provenance. Raises ValueError as `rollouts` does.
     """
     kept = pd.read_parquet(store) if store is not None and store.exists() else pd.DataFrame(columns=KEY)
     have = set(kept[KEY].drop_duplicates().itertuples(index=False, name=None))
@@ -129,14 +129,14 @@ def cached_sweep(
 
 
 def _keys(run: Run, conditions: Sequence[Condition], count: int, seed: int) -> list[tuple]:
-    """A key per condition; equal ones once."""
+    """A key, with values for KEY, of every condition; conditions that are equal in full share one."""
     policy = run.config.run_id, run.actor.digest
     full = (in_full(run.config.task, condition).values() for condition in conditions)
     return list(dict.fromkeys((*policy, *values, count, seed) for values in full))
 
 
 def _rolled_out(run: Run, keys: Sequence[tuple], bar: tqdm) -> Iterator[pd.DataFrame]:
-    """A table per key, with the columns of KEY, rollout, those of `rollouts`, and provenance."""
+    """Yields a table per key, with the columns of KEY, rollout, the columns of `rollouts`, and provenance."""
     call, policy, task = joblib.delayed(rollouts), run.actor, run.config.task
     calls = (call(policy, task, key[6], dict(zip(RULES, key[2:6], strict=True)), key[7]) for key in keys)
     made = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(keys)), return_as="generator")(calls)
@@ -148,7 +148,7 @@ def _rolled_out(run: Run, keys: Sequence[tuple], bar: tqdm) -> Iterator[pd.DataF
 
 
 def _added(kept: pd.DataFrame, fresh: pd.DataFrame, store: Path | None) -> pd.DataFrame:
-    """Both, also in the store, with what another process has put there meanwhile."""
+    """Adds `fresh` to the store; returns all its rows, with those that another process has added meanwhile."""
     if store is None:
         return pd.concat([kept, fresh], ignore_index=True) if len(kept) else fresh
     store.parent.mkdir(parents=True, exist_ok=True)

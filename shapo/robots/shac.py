@@ -1,12 +1,12 @@
-"""SHAC, the short-horizon actor-critic, and with a perturbation SHAC-ASAM: flat policies by first-order gradients.
+"""SHAC, the short-horizon actor-critic; with a perturbation, SHAC-ASAM: flat policies by first-order gradients.
 
     L(θ) = −1/(N h) Σ_i [ Σ_t γ^t R(s_t, a_t) + γ^h V(s_h) ]       (2) differentiated through the simulator
     ε    = ρ T²∇L / ‖T ∇L‖,  T = diag(|θ|)                         (9) `AdaptiveSAM`; none in SHAC
     θ    ← Adam(∇L(θ + ε))                                         (10) a second rollout from the same start states
     V    ← argmin E ‖V(s) − Ṽ(s)‖²,  Ṽ by TD(λ)                    (3)
 
-With `ascent_envs`, ε comes from the first few robots only: a cheaper SHAC-ASAM (notebook 21 compares).
-The numbers are those of the paper's equations.
+With `ascent_envs`, ε comes from the first few robots only: a cheaper SHAC-ASAM (notebook 21 compares the two).
+The numbers in brackets are those of the paper's equations.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shapo.runs.store import prefixed, unprefixed
 from shapo.runs.train import seeded_torch
 from shapo.sharpness import Euclidean, sharpness_aware_gradient
 
-FINAL_LEARNING_RATE = 1e-5  # of the linear decay
+FINAL_LEARNING_RATE = 1e-5  # to which the rates of actor and critic decay linearly
 
 
 def td_lambda_targets(
@@ -36,7 +36,7 @@ def td_lambda_targets(
 ) -> Tensor:
     """Ṽ(s_t) = r_t + γ [(1 − λ) V(s_{t+1}) + λ Ṽ(s_{t+1})], and r_t + γ V(s_{t+1}) where the trajectory ends.
 
-    All are (h, N). next_value: V of the state reached, 0 after a fall. ends: of episodes; the last row is one.
+    All are (h, N). next_value: V of the state reached, 0 after a fall. ends: end of an episode; the last row is one.
     """
     targets, after = torch.empty_like(reward), next_value[-1]
     for t in reversed(range(len(reward))):
@@ -47,7 +47,7 @@ def td_lambda_targets(
 
 
 class SHACTrainer(RobotTrainer):
-    """SHAC's loop: roll out a window, step the actor along its gradient, fit the critic."""
+    """SHAC's training loop: roll out a window, step the actor along its gradient, fit the critic."""
 
     def __init__(self, config: RunConfig):
         super().__init__(config, ("noise", "minibatch"), gradients=True)
@@ -72,15 +72,15 @@ class SHACTrainer(RobotTrainer):
         self._mean, self._scale = (torch.from_numpy(array).float() for array in statistics)
 
     def normalised(self, observation: Tensor) -> Tensor:
-        """Observations scaled by the statistics of the windows before this one; differentiable."""
+        """Observations scaled by the statistics of earlier windows; differentiable."""
         return (observation - self._mean) * self._scale
 
     def rollout(
         self, theta: Tensor, noise: Tensor, weight: Tensor | None = None, env: DifferentiableEnv | None = None
     ) -> Window:
-        """A window under the policy of θ, from where the environments stand; noise: ξ (h, N, actions).
+        """Rolls out a window under the policy of θ, from the environments' current states, with its loss (2).
 
-        weight: (N,) of each robot in the loss, 1 by default. env: other environments than the run's own.
+        noise: ξ (h, N, actions). weight: (N,) of each robot in the loss, 1 by default. env: None for the run's own.
         """
         window, gamma, env = Window(), self.algorithm.gamma, env or self.env
         observation = env.detach()
@@ -92,7 +92,7 @@ class SHACTrainer(RobotTrainer):
             window.append(before, reward, terminated, truncated, info)
             window.loss = window.loss - discount @ reward
             discount = discount * gamma
-            # A fall is worth nothing more; what was cut off, by the clock or by the window, is worth V.
+            # After a fall the value is 0. Episodes cut off, by the time limit or by the window's end, have the value V.
             cut_off = ~terminated if t == len(noise) - 1 else truncated
             if cut_off.any():
                 value = self.value(self.target_phi, info["final_observation"])
@@ -106,7 +106,7 @@ class SHACTrainer(RobotTrainer):
         return self.critic(phi, self.normalised(observation)).squeeze(-1)
 
     def update_actor(self) -> tuple[Window, dict]:
-        """One step of the actor; returns the window that training goes on from, and what to record."""
+        """Moves the actor by one step; returns the window from which training continues, and what to record."""
         shac, start = self.algorithm, self.snapshot()
         shape = shac.horizon, *self.env.action.shape
         noise = torch.from_numpy(self.rngs["noise"].standard_normal(shape, np.float32))
@@ -114,7 +114,7 @@ class SHACTrainer(RobotTrainer):
         theta, perturbation, few = self.theta.detach(), self.config.actor, self.config.ascent_envs
 
         def gradient_at(theta: Tensor) -> Tensor:
-            """∇ of the objective −L by one window; each starts in the same states, with the same noise."""
+            """∇(−L) on one window; all windows of an update start in the same states, with the same noise."""
             env = self.env if windows else self.ascent_env
             self.restore_envs(start, env)
             theta = theta.detach().requires_grad_()
@@ -148,7 +148,7 @@ class SHACTrainer(RobotTrainer):
         return windows[kept], log | {"seconds": seconds}
 
     def fit_critic(self, window: Window) -> float:
-        """Regresses V on the TD(λ) targets of the window; returns the mean loss of the last pass."""
+        """Fits V to the window's TD(λ) targets and updates the target critic; returns the last pass's mean loss."""
         shac = self.algorithm
         reward, fell, cut_off = map(torch.stack, (window.reward, window.terminated, window.truncated))
         with torch.no_grad():
@@ -172,7 +172,7 @@ class SHACTrainer(RobotTrainer):
         return float(np.mean(losses))
 
     def run_epoch(self) -> dict:
-        """One iteration; returns its row of progress."""
+        """Runs one iteration; returns its row of progress."""
         config, clock = self.config, [time.perf_counter()]
         self._freeze_normaliser()
         for name, rate in (("actor", self.algorithm.actor_lr), ("critic", self.algorithm.critic_lr)):
@@ -205,7 +205,7 @@ class SHACTrainer(RobotTrainer):
         return arrays, meta
 
     def load_networks(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """The policy, the target critic and the scale of observations, of a checkpoint or as they ship."""
+        """Loads policy, target critic and scale of observations, from a checkpoint or from the networks shipped."""
         with torch.no_grad():
             self.theta.copy_(torch.tensor(arrays["theta"]))
             self.target_phi.copy_(torch.tensor(arrays["target_phi"]))
@@ -222,7 +222,7 @@ class SHACTrainer(RobotTrainer):
 
 
 def _moments(optimizer: torch.optim.Adam) -> dict[str, np.ndarray]:
-    """The state of an Adam with one parameter; empty before its first step."""
+    """The state of an Adam optimiser with one parameter; empty before its first step."""
     (parameter,) = optimizer.param_groups[0]["params"]
     return {name: value.numpy().copy() for name, value in optimizer.state[parameter].items()}
 

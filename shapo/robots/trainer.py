@@ -1,4 +1,4 @@
-"""What the algorithms on robots share: windows of steps, and the account of what happened in them."""
+"""What the algorithms on robots share: windows of steps, and the records made from them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from shapo.runs.trainer import RunTrainer, mean
 
 @dataclass
 class Window:
-    """h steps of N environments: what an algorithm and its account need of them. Tensors (N,) unless said."""
+    """h steps of N environments, one tensor per step: (N,) unless said otherwise."""
 
-    observation: list[Tensor] = field(default_factory=list)  # as acted on, not normalised, (N, obs)
+    observation: list[Tensor] = field(default_factory=list)  # before the step, not normalised, (N, obs)
     final: list[Tensor] = field(default_factory=list)  # after the step, before a restart, (N, obs)
     reward: list[Tensor] = field(default_factory=list)
     terminated: list[Tensor] = field(default_factory=list)
     truncated: list[Tensor] = field(default_factory=list)
     diverged: list[Tensor] = field(default_factory=list)
-    loss: Tensor | float = 0.0  # SHAC's (2), with its graph
+    loss: Tensor | float = 0.0  # SHAC's loss, equation 2, with its graph
 
     def append(self, observation, reward, terminated, truncated, info: dict) -> None:
-        """A step from `observation`, of which `DifferentiableEnv.step` returned the others."""
+        """Adds a step from `observation`, for which `DifferentiableEnv.step` returned the other arguments."""
         step = {
             "observation": observation, "final": info["final_observation"], "reward": reward,
             "terminated": terminated, "truncated": truncated, "diverged": info["diverged"],
@@ -40,16 +40,16 @@ class Window:
 
 
 class RobotTrainer(RunTrainer):
-    """The loop on robots; each algorithm adds `run_epoch`."""
+    """The training loop on robots; each algorithm adds `run_epoch`."""
 
     def __init__(self, config: RunConfig, rngs: Sequence[str] = (), gradients: bool = False):
         totals = {"failures": 0, "diverged": 0, "dropped_gradients": 0}
         super().__init__(config, ("return",), totals, rngs, gradients=gradients)
 
     def account(self, window: Window, log: dict, seconds: dict[str, float]) -> dict:
-        """Closes an iteration: its row of progress, of what the window shows and the algorithm's own `log`.
+        """Closes an iteration; returns its row of progress, from the window and the algorithm's own `log`.
 
-        Episodes that diverged are counted in `diverged`, and left out of the means.
+        Episodes that diverged are counted in `diverged` and left out of the mean return and length.
         """
         steps = window.reward, window.terminated, window.truncated, window.diverged
         reward, terminated, truncated, diverged = (torch.stack(tensors).numpy() for tensors in steps)
@@ -65,17 +65,17 @@ class RobotTrainer(RunTrainer):
         return self.finish_epoch(row, seconds)
 
     def snapshot(self) -> tuple[dict, dict]:
-        """Where the environments stand: (arrays, JSON-able values)."""
+        """The state of the environments: (arrays, JSON-able values)."""
         return self.env.state_dict(), rng_state(self.env.rng)
 
     def restore_envs(self, snapshot: tuple[dict, dict], env: DifferentiableEnv | None = None) -> None:
-        """Back to where they stood; or the first of them into `env`, as many as it has."""
+        """Returns the environments to a snapshot, or puts the first of its robots into `env`, as many as fit."""
         env, (arrays, rng) = env or self.env, snapshot
         env.load_state_dict({name: array[: env.num_envs] for name, array in arrays.items()})
         env.rng = restore_rng(rng)
 
     def check_parameters(self, **networks: Iterable[Tensor]) -> None:
-        """Raises NonFiniteError, naming the network."""
+        """Raises NonFiniteError, naming the network, if its parameters are not finite."""
         for name, parameters in networks.items():
             if not all(torch.isfinite(parameter).all() for parameter in parameters):
                 raise NonFiniteError(f"parameters of the {name} became non-finite")

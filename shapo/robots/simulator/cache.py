@@ -1,7 +1,7 @@
-"""Warp's folder of compiled kernels: what is damaged there is compiled again, and what cannot be written is said.
+"""Care for Warp's folder of compiled kernels: damaged kernels are compiled again, an unusable folder raises an error.
 
-Warp takes a compiled kernel as it finds it. So its folder gets the digests of its files once it has been compiled, and
-a process compares them before Warp reads the first one.
+Warp loads a compiled kernel without checking it. So once a kernel is compiled, the digests of its files are stored in
+its folder, and every process compares them before Warp loads its first kernel.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 
 import warp as wp
 
-SEAL = "sha256.json"  # of a kernel's folder: name of a file -> digest
-BEING_WRITTEN = re.compile(r"_p\d+_t\d+$")  # by a process and a thread
+SEAL = "sha256.json"  # in a kernel's folder: name of a file -> its digest
+BEING_WRITTEN = re.compile(r"_p\d+_t\d+$")  # ends the name of what a process and thread are still writing
 
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Around all that has Warp compile or load kernels. Raises OSError, naming the folder, where it cannot be used."""
+    """Wraps all code that makes Warp compile or load kernels. Raises OSError, naming the folder, if it is unusable."""
     try:
         _start()
         yield
@@ -37,13 +37,13 @@ def compiling() -> Iterator[None]:
             "make it writable, or name another folder in the environment, WARP_CACHE_PATH=/a/folder"
         ) from error
     for kernel in _kernels():
-        with suppress(OSError):  # it can be read and not written
+        with suppress(OSError):  # the folder may be read-only
             _seal(kernel)
 
 
 @cache
 def _start() -> None:
-    """Starts Warp, without what it says where there is no CUDA, and removes the kernels that are damaged."""
+    """Starts Warp, without its messages on a machine that has no CUDA, and removes damaged kernels."""
     stderr = os.dup(2)
     try:
         with open(os.devnull, "w") as nowhere:
@@ -54,7 +54,7 @@ def _start() -> None:
         os.close(stderr)
     for kernel in _kernels():
         if not _is_whole(kernel):
-            with suppress(FileNotFoundError):  # another process does the same
+            with suppress(FileNotFoundError):  # another process may have removed it
                 shutil.rmtree(kernel)
 
 
@@ -68,7 +68,7 @@ def _digests(folder: Path, names: set[str]) -> dict[str, str]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the files are those that were sealed; not sealed, whether none is empty and the metadata can be read."""
+    """Whether the files match their digests or, where none are stored, are not empty and have readable metadata."""
     try:
         if (folder / SEAL).exists():
             sealed = json.loads((folder / SEAL).read_bytes())
@@ -81,7 +81,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _seal(folder: Path) -> None:
-    """Keeps the digests of files that have none yet."""
+    """Stores the digests of files that have none yet."""
     sealed = json.loads((folder / SEAL).read_bytes()) if (folder / SEAL).exists() else {}
     if new := {path.name for path in folder.iterdir()} - {SEAL} - sealed.keys():
         partial = folder.with_name(f"{folder.name}_p{os.getpid()}_t0")

@@ -1,9 +1,9 @@
 """The two robots of SHAC-ASAM as plain numbers: body, contacts, actuators, and the task of running along +x.
 
-After DiffRL (Xu et al. 2022). States are Newton's generalized coordinates, z up:
+The numbers follow DiffRL (Xu et al. 2022). States are Newton's generalised coordinates, with z up:
 
-    q  (N, 7 + n): position, quaternion x y z w, joint angles     qd (N, 6 + n): velocity of the torso's centre of
-                                                                  mass and angular velocity (world), joint velocities
+    q   (N, 7 + n): position of the torso, its quaternion x y z w, joint angles
+    qd  (N, 6 + n): velocity of its centre of mass and angular velocity in world axes, joint velocities
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ JOINT_VELOCITY_SCALE = 0.1  # of joint velocities in an observation
 
 @dataclass(frozen=True)
 class Robot:
-    """A robot, and what it is asked to do. Angles in radians, torques in N·m, SI units throughout."""
+    """A robot and its task. All fields are in SI units: angles in radians, torques in N·m."""
 
-    asset: str  # MJCF file among Newton's own
-    joints: tuple[str, ...]  # hinges, in the order of the degrees of freedom and of the action
-    torque: tuple[float, ...]  # that action 1 puts on each joint
+    asset: str  # name of an MJCF file that ships with Newton
+    joints: tuple[str, ...]  # names of the hinges, in the order of q and of the action
+    torque: tuple[float, ...]  # on each joint at action 1, N·m
     start_height: float
     start_joints: tuple[float, ...]
-    substeps: int  # solver steps in CONTROL_DT
+    substeps: int  # solver steps in each CONTROL_DT
     stiffness: float  # k_e of contacts, N/m
-    damping: float  # k_d, N·s/m²: it grows with the depth
-    friction_gain: float  # k_f: tangential force over slip speed, up to friction · normal force
+    damping: float  # k_d of contacts, N·s/m²: damping force over depth · approach speed
+    friction_gain: float  # k_f, N·s/m: tangential force over slip speed, at most μ k_e · depth
     friction: float  # μ
-    fall_height: float  # of the torso, below which the episode ends
-    height_tolerance: float | None = None  # None: the height above fall_height is rewarded as it is
-    action_penalty: float = 0.0  # on the squared action
-    density: float = 1000.0
+    fall_height: float  # of the torso, m; the episode ends below it
+    height_tolerance: float | None = None  # m; None: the height above fall_height is itself the reward
+    action_penalty: float = 0.0  # weight of ‖action‖² in the reward
+    density: float = 1000.0  # kg/m³
     limit_stiffness: float = 1e3  # of joint limits, N·m/rad
-    limit_damping: float = 10.0  # N·m·s/rad, beside joint_damping, within the limits too
-    armature: float | None = None  # None: as in the MJCF
+    limit_damping: float = 10.0  # N·m·s/rad, added to joint_damping at every angle
+    armature: float | None = None  # kg·m²; None: as in the MJCF
     joint_damping: float | None = None  # N·m·s/rad; None: as in the MJCF
 
     @property
@@ -47,12 +47,12 @@ class Robot:
 
     @property
     def observations(self) -> int:
-        """Columns of an observation."""
+        """Number of columns of an observation."""
         return 13 + 3 * self.actions
 
     def observe(self, q: Tensor, qd: Tensor, action: Tensor) -> Tensor:
-        """(N, 13 + 3n): height, quaternion, linear and angular velocity of the torso; joint angles, 0.1 × joint
-        velocities; up·z and heading·x of the torso; last action.
+        """Observations (N, 13 + 3n): height, quaternion, linear and angular velocity of the torso; joint angles and
+        0.1 × joint velocities; the torso's up·z and heading·x; the last action.
         """
         x, y, z = q[:, 3], q[:, 4], q[:, 5]
         upright = 1 - 2 * (x * x + y * y)  # the torso's z-axis along the world's
@@ -62,7 +62,7 @@ class Robot:
         return torch.cat([q[:, 2:7], qd[:, :6], q[:, 7:], joint_velocity, posture, action], 1)
 
     def reward(self, observation: Tensor, action: Tensor) -> Tensor:
-        """(N,) forward velocity + 0.1 · up + heading + r(height) − penalty · ‖action‖²."""
+        """Rewards (N,): forward velocity + 0.1 · up·z + heading·x + r(height) − action_penalty · ‖action‖²."""
         height, forward = observation[:, 0], observation[:, 5]
         upright, heading = observation[:, 11 + 2 * self.actions], observation[:, 12 + 2 * self.actions]
         penalty = self.action_penalty * action.square().sum(1)
@@ -75,13 +75,13 @@ class Robot:
         return torch.where(above < 0, -200 * above.square(), 10 * above)
 
     def fallen(self, observation: Tensor) -> Tensor:
-        """(N,) whether the torso is below fall_height."""
+        """Whether each torso is below fall_height, (N,)."""
         return observation[:, 0] < self.fall_height
 
 
 ANT_JOINTS = tuple(f"{part}_{leg}" for leg in (1, 2, 3, 4) for part in ("hip", "ankle"))
 
-# DiffRL scales its strengths by 0.35; the joints are in the order of its file, which is Newton's.
+# DiffRL's motor strengths times its factor 0.35. The joints are in the order of its MJCF file, which is Newton's too.
 HUMANOID_TORQUE = {
     "abdomen_z": 70, "abdomen_y": 70, "abdomen_x": 70,
     "right_hip_x": 70, "right_hip_z": 70, "right_hip_y": 210, "right_knee": 140,

@@ -1,10 +1,11 @@
-"""The laws of motion of a robot: bodies on hinges below a free torso, above level ground. Featherstone's algorithms.
+"""The laws of motion of a robot: a tree of bodies on hinges below a free torso, above level ground.
 
-    H(q) q̈ = τ(q, q̇, u) + contacts      q̇ ← q̇ + Δt q̈,   q ← q + Δt q̇
+    H(q) q̈ = τ(q, q̇, u)      q̇ ← q̇ + Δt q̈,   q ← q + Δt q̇
 
-τ by Newton and Euler's recursion, H by composite bodies. As in DFlex and in Newton's solver, H is that of a control
-step's start for all its substeps, and the torso's six accelerations are those of a twist about the world's origin.
-Everything is written on `Expression`s; vectors and matrices are numpy arrays of them, in world axes unless said.
+The algorithms are Featherstone's: recursive Newton-Euler for τ, contacts included, and composite bodies for H. As in
+DFlex and in Newton's solver, H is computed at the start of a control step and serves all its substeps, and the torso's
+six entries of H, τ and q̈ belong to its twist (v_O, ω) about the world's origin. Its entries of q̇ are v_com and ω, with
+v_com = v_O + ω × com. Vectors and matrices are numpy arrays of `Expression`s, in world axes unless said otherwise.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ EYE = np.eye(3).astype(object)
 
 @dataclass(frozen=True)
 class Body:
-    """A rigid body in its own frame, whose origin is its last hinge's. Arrays of floats, SI units."""
+    """A rigid body, in a frame fixed to it whose origin is where its hinges meet. Arrays of floats, SI units."""
 
-    parent: int  # index; −1: the torso itself, which is free
-    place: NDArray  # (3,) of its hinges, in the parent's frame
-    turn: NDArray  # (3, 3) rotation from the hinges' frame at rest to the parent's
-    axes: NDArray  # (k, 3) hinges, each turned by those before it
+    parent: int  # index of the parent body; −1 for the torso, which is free
+    place: NDArray  # (3,) position of its hinges, in the parent's frame
+    turn: NDArray  # (3, 3) rotation from its frame to the parent's, at hinge angles 0
+    axes: NDArray  # (k, 3) unit axes of its k hinges, each of which turns the axes after it
     mass: float
     com: NDArray  # (3,) centre of mass
-    inertia: NDArray  # (3, 3) about it
+    inertia: NDArray  # (3, 3) about the centre of mass
     capsules: list[tuple[NDArray, float]]  # ends (2, 3) and radius; both ends of a sphere are its centre
 
     @property
     def contacts(self) -> list[tuple[NDArray, float]]:
-        """Centre (3,) and radius of the spheres with which it touches the ground: both ends of every capsule."""
+        """Centre (3,) and radius of each sphere with which the body touches the ground: the ends of its capsules."""
         found = []
         for (first, last), radius in self.capsules:
             found += [(first, radius), (last, radius)] if (first != last).any() else [(first, radius)]
@@ -43,33 +44,33 @@ class Body:
 
 @dataclass(frozen=True)
 class Mechanism:
-    """A robot: its bodies, parents first, the torso at 0; and of its n hinges, arrays (n,)."""
+    """A robot: its bodies, parents first and the torso at index 0, and the constants of its n hinges, arrays (n,)."""
 
     bodies: tuple[Body, ...]
-    lower: NDArray  # rad, where joint limits begin to push back
-    upper: NDArray
+    lower: NDArray  # rad, the angle below which a joint limit pushes back
+    upper: NDArray  # rad, the angle above which it does
     limit_stiffness: float  # N·m/rad
     damping: NDArray  # N·m·s/rad
-    stiffness: NDArray  # N·m/rad, towards `rest`
-    rest: NDArray
-    armature: NDArray  # kg·m²
+    stiffness: NDArray  # N·m/rad, of the spring that pulls towards `rest`
+    rest: NDArray  # rad
+    armature: NDArray  # kg·m², added to the diagonal of H
     friction_gain: float  # k_f of contacts
-    gravity: NDArray  # (3,)
+    gravity: NDArray  # (3,) m/s²
 
 
 @dataclass
 class Pose:
-    """Where a body is: rotation to the world, origin, centre of mass, axes of its hinges."""
+    """Where a body is: the rotation from its frame to the world; origin, centre of mass and hinge axes in the world."""
 
     rotation: NDArray
     origin: NDArray
     com: NDArray
     axes: list[NDArray]
-    dofs: list[int]  # columns of q̇
+    dofs: list[int]  # indices of its hinges in q̇
 
 
 def poses(mechanism: Mechanism, q: NDArray) -> list[Pose]:
-    """Of all bodies at q (7 + n): position, quaternion x y z w, angles."""
+    """Poses of all bodies at q (7 + n,): position and quaternion x y z w of the torso, angles of the hinges."""
     placed: list[Pose] = []
     for body in mechanism.bodies:
         if body.parent < 0:
@@ -88,7 +89,7 @@ def poses(mechanism: Mechanism, q: NDArray) -> list[Pose]:
 
 
 def limbs(mechanism: Mechanism, placed: list[Pose]) -> list[Value]:
-    """Ends (x, y, z) of all capsules in world axes, two for each."""
+    """The end points of all capsules in the world, one flat list: x, y, z of the first end, then of the second."""
     found = []
     for body, pose in zip(mechanism.bodies, placed, strict=True):
         found += [pose.origin + pose.rotation @ end for ends, _ in body.capsules for end in ends]
@@ -98,19 +99,20 @@ def limbs(mechanism: Mechanism, placed: list[Pose]) -> list[Value]:
 def forces(
     mechanism: Mechanism, placed: list[Pose], q: NDArray, qd: NDArray, torque: NDArray, contact: NDArray
 ) -> NDArray:
-    """τ (6 + n,): the generalised forces at q̈ = 0; the torso's six are about the world's origin.
+    """τ (6 + n,), the generalised forces of torques, gravity, velocities and contacts, by recursive Newton-Euler.
 
-    qd: velocity of the torso's centre of mass, angular velocity, joint velocities. contact: k_e, k_d, μ.
+    Outwards from the torso, it finds how each body moves at q̈ = 0 and what force that takes. Back inwards, it subtracts
+    from each joint's own torque what the hinge has to carry. qd: v_com, ω, joint velocities. contact: k_e, k_d, μ.
     """
     bodies = mechanism.bodies
     tau = np.empty(len(qd), dtype=object)
-    spin, velocity, acceleration, turning = [], [], [], []  # ω; ṗ, p̈ of origins; ω̇
-    force, moment = [], []  # on each body and all it carries, the moment about its origin
+    spin, velocity, acceleration, turning = [], [], [], []  # ω; velocity and acceleration of the origin; ω̇
+    force, moment = [], []  # that the motion takes besides ground forces; moment about its origin
     for body, pose in zip(bodies, placed, strict=True):
         if body.parent < 0:
             omega, alpha = qd[3:6], np.zeros(3).astype(object)
             v = qd[:3] - np.cross(omega, pose.com - pose.origin)
-            a = np.cross(omega, v)  # of a constant twist
+            a = np.cross(omega, v)  # the twist about the world's origin is constant at q̈ = 0
         else:
             above, parent = body.parent, placed[body.parent]
             omega, alpha, arm = spin[above], turning[above], pose.origin - parent.origin
@@ -161,13 +163,12 @@ def forces(
 
 
 def ground_force(height: Value, velocity: NDArray, contact: NDArray, friction_gain: float) -> NDArray:
-    """The force (3,) of the ground z = 0 on a sphere, by height and velocity of its lowest point.
+    """The force (3,) of the ground z = 0 on a sphere, from the height and velocity of its lowest point.
 
     f_n = d (k_e + k_d max(−v_z, 0)) at depth d;  f_t = −k_f v_t, of at most μ k_e d
 
-    DFlex's, on which SHAC and SHAC-ASAM were published (`eval_rigid_contacts_art` of DiffRL's dflex/sim.py). Newton's
-    damping jumps where a foot touches. A derivative does not see a jump: over a window of 32 steps, a policy's gradient
-    would be wrong, even in sign.
+    The law is DFlex's (`eval_rigid_contacts_art` in DiffRL's dflex/sim.py), as in SHAC and SHAC-ASAM. Newton's damping
+    jumps at touch-down, unseen by derivatives: a policy's gradient over 32 steps would be wrong, even in sign.
     """
     stiffness, damping, friction = contact
     depth = where(height < 0.0, -height, 0.0)
@@ -175,17 +176,16 @@ def ground_force(height: Value, velocity: NDArray, contact: NDArray, friction_ga
     damper = damping * depth * where(velocity[2] < 0.0, -velocity[2], 0.0)
     slip = velocity[0] * velocity[0] + velocity[1] * velocity[1]
     most = friction * spring
-    slides = most * most < slip * (friction_gain * friction_gain)
-    # No root where there is little slip: its derivative would be infinite at rest.
+    slides = most * most < slip * (friction_gain * friction_gain)  # no root at rest: its slope is infinite
     drag = where(slides, most / sqrt(where(slides, slip, 1.0)), friction_gain)
     drag = where(height < 0.0, drag, 0.0)
     return np.array([-drag * velocity[0], -drag * velocity[1], spring + damper], dtype=object)
 
 
 def mass_matrix(mechanism: Mechanism, placed: list[Pose]) -> NDArray:
-    """H (6 + n, 6 + n), symmetric: inertia of composite bodies, about the world's origin. Its zeros are numbers."""
+    """H (6 + n, 6 + n), symmetric, by composite bodies. Entries that are always 0 are floats, not `Expression`s."""
     size = 6 + len(mechanism.armature)
-    mass, first, second = [], [], []  # of each body and all it carries: m, Σ m c, Σ (I + m (|c|² − c cᵀ))
+    mass, first, second = [], [], []  # of a body and all it carries: m, Σ m c, Σ (I + m (|c|² − c cᵀ))
     for body, pose in zip(mechanism.bodies, placed, strict=True):
         c, inertia = pose.com, pose.rotation @ body.inertia @ pose.rotation.T
         mass.append(body.mass)
@@ -202,9 +202,9 @@ def mass_matrix(mechanism: Mechanism, placed: list[Pose]) -> NDArray:
     H[:3, 3:6] = H[3:6, :3].T
     for index, pose in enumerate(placed):
         for axis, dof in zip(pose.axes, pose.dofs, strict=True):
-            v = np.cross(pose.origin, axis)  # at the world's origin, of a turn about the hinge
-            f = mass[index] * v + np.cross(axis, first[index])
-            n = second[index] @ axis + np.cross(first[index], v)
+            v = np.cross(pose.origin, axis)  # (v, axis) is the hinge's twist about the world's origin
+            f = mass[index] * v + np.cross(axis, first[index])  # momentum of what turns
+            n = second[index] @ axis + np.cross(first[index], v)  # its angular momentum about the origin
             H[dof, :3], H[dof, 3:6] = f, n
             above = index
             while above > 0:
@@ -218,7 +218,7 @@ def mass_matrix(mechanism: Mechanism, placed: list[Pose]) -> NDArray:
 
 
 def factor(H: NDArray) -> NDArray:
-    """L of H = LᵀL, lower triangular, 1/L_ii in the place of L_ii: from limbs to torso, so that zeros stay zeros."""
+    """Lower triangular L of H = LᵀL, with 1/L_ii stored for L_ii. Working from limbs to torso, it keeps zeros of H."""
     L = H.copy()
     for k in reversed(range(len(L))):
         L[k, k] = 1.0 / sqrt(L[k, k])
@@ -230,7 +230,7 @@ def factor(H: NDArray) -> NDArray:
 
 
 def solve(L: NDArray, b: NDArray) -> NDArray:
-    """x of LᵀL x = b."""
+    """The x that solves LᵀL x = b, with L from `factor`."""
     x = b.copy()
     for k in reversed(range(len(x))):
         x[k] = x[k] * L[k, k]
@@ -243,9 +243,9 @@ def solve(L: NDArray, b: NDArray) -> NDArray:
 def integrate(
     mechanism: Mechanism, torso: Pose, q: NDArray, qd: NDArray, qdd: NDArray, dt: float
 ) -> tuple[NDArray, NDArray]:
-    """q, q̇ after dt, velocities first."""
+    """q, q̇ after dt by semi-implicit Euler: q moves at the new q̇. torso: its pose at q."""
     omega, v = qd[3:6], qd[:3]
-    a = qdd[:3] + np.cross(qdd[3:6], torso.com) + np.cross(omega, v)  # of the torso's centre of mass
+    a = qdd[:3] + np.cross(qdd[3:6], torso.com) + np.cross(omega, v)  # acceleration of the torso's com
     qd_new = qd + dt * np.concatenate([a, qdd[3:]])
     v, omega, r = qd_new[:3], qd_new[3:6], q[3:7]
     spun = r + (0.5 * dt) * np.append(r[3] * omega + np.cross(omega, r[:3]), -(omega @ r[:3]))
@@ -255,13 +255,13 @@ def integrate(
 
 
 def from_quaternion(r: NDArray) -> NDArray:
-    """The rotation (3, 3) of x y z w, of length 1."""
+    """The rotation (3, 3) of a unit quaternion x y z w."""
     v, w = r[:3], r[3]
     return (2.0 * w * w - 1.0) * EYE + 2.0 * np.outer(v, v) + 2.0 * w * skew(v)
 
 
 def about(axis: NDArray, angle: Value) -> NDArray:
-    """The rotation (3, 3) by an angle about a fixed axis (Rodrigues)."""
+    """The rotation (3, 3) by an angle about a constant unit axis (Rodrigues)."""
     K = skew(axis)
     return EYE + sin(angle) * K + (1.0 - cos(angle)) * (K @ K)
 

@@ -1,8 +1,8 @@
-"""Formulas as graphs: written once in Python, differentiated backwards, and printed as C for many robots at a time.
+"""Formulas as graphs: written once in Python, differentiated backwards, and printed as C++ for many robots at a time.
 
 A robot's laws of motion are a few thousand additions and multiplications, most of them with constants of its body,
-many of which are 0 or 1. Running them on `Expression`s instead of numbers records what remains; `gradients` adds the
-chain rule to the record, and `c_function` prints it, each value a vector with a lane per robot.
+many of which are 0 or 1. Run on `Expression`s instead of numbers, they record in a graph the operations that remain.
+`gradients` adds the derivatives to the graph, and `c_function` prints it, each value a vector with a lane per robot.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def _operator(op: str) -> tuple[Callable, Callable]:
 
 
 class Expression:
-    """A value of a formula: an operation on expressions and numbers. Equal ones of a graph are one object.
+    """A node of a formula's graph: an operation on expressions and numbers. Equal nodes of a graph are one object.
 
-    Arithmetic works as on numbers, also within object arrays of numpy, so `R @ v` and `np.cross` do; operations whose
-    outcome is known, such as x · 0, leave no trace.
+    Arithmetic works as on numbers. It also works in numpy's object arrays, so `R @ v` and `np.cross` do. An operation
+    whose outcome is known, such as x · 0, adds no node.
     """
 
     __slots__ = ("args", "graph", "index", "op")
@@ -48,13 +48,13 @@ class Expression:
 
 
 class Graph:
-    """The expressions of a formula; `variables` makes its inputs."""
+    """All expressions of a formula, each kept once; `variables` makes its inputs."""
 
     def __init__(self):
         self._known: dict[tuple, Expression] = {}
 
     def variables(self, name: str, count: int) -> NDArray:
-        """(count,) inputs, an object array of expressions."""
+        """New inputs (count,), an object array of expressions."""
         return np.array([self.node("input", name, i) for i in range(count)], dtype=object)
 
     def node(self, op: str, *args) -> Expression:
@@ -62,9 +62,9 @@ class Graph:
 
 
 def _apply(op: str, *args):
-    """The operation, or what it comes to without one."""
+    """The operation as an expression, or its result where no operation is needed: a number or an argument."""
     if any(isinstance(arg, np.ndarray) for arg in args):
-        return NotImplemented  # numpy goes through the elements
+        return NotImplemented  # numpy then applies the operator to each element
     numbers = [None if isinstance(arg, Expression) else float(arg) for arg in args]
     if None not in numbers:
         return float(NUMERIC[op](*numbers))
@@ -85,7 +85,7 @@ def _apply(op: str, *args):
             return 0.0
         if op == "*" and -1 in (x, y):
             return -(b if y is None else a)
-        # signs go outwards, where they meet others
+        # Signs move outwards, where they meet and cancel.
         if op in "+-" and _negated(b):
             return _apply("-" if op == "+" else "+", a, b.args[1])
         if op == "+" and _negated(a):
@@ -93,7 +93,7 @@ def _apply(op: str, *args):
         if op in "*/" and (_negated(a) or _negated(b)):
             inner = _apply(op, *(arg.args[1] if _negated(arg) else arg for arg in args))
             return inner if _negated(a) and _negated(b) else -inner
-        # Either order is the same product, so it is always the same one: numbers must repeat to the last bit.
+        # a · b and b · a share one node, in an order that is the same in every process, so results repeat bit by bit.
         if op == "*" and (y is not None or (x is None and a.index > b.index)):
             args = b, a
     args = [arg if isinstance(arg, Expression) else float(arg) for arg in args]
@@ -109,7 +109,7 @@ sqrt, sin, cos = (partial(_apply, op) for op in ("sqrt", "sin", "cos"))
 
 
 def where(condition: Value, x: Value, y: Value) -> Value:
-    """x where the condition holds, else y. No gradient passes the one that is not taken, nor the condition."""
+    """x where the condition holds, else y. Gradients pass to the one that is taken, and never to the condition."""
     return _apply("where", condition, x, y)
 
 
@@ -118,7 +118,7 @@ NUMERIC: dict[str, Callable] = {
     "sqrt": np.sqrt, "sin": np.sin, "cos": np.cos,
 }  # fmt: skip
 
-# The gradients in an operation's arguments, by g, the gradient in its result r.
+# Gradients with respect to an operation's arguments, from g, the gradient with respect to its result r.
 ADJOINT: dict[str, Callable] = {
     "+": lambda g, r, a, b: (g, g),
     "-": lambda g, r, a, b: (g, -g),
@@ -132,7 +132,7 @@ ADJOINT: dict[str, Callable] = {
 
 
 def gradients(outputs: Iterable[Value], seeds: Iterable[Value], inputs: Iterable[Expression]) -> list[Value]:
-    """Of Σ seed · output in every input, by the chain rule backwards."""
+    """The gradient of Σ seed · output with respect to every input, as expressions, by reverse differentiation."""
     outputs, collected = list(outputs), {}
     for output, seed in zip(outputs, seeds, strict=True):
         if isinstance(output, Expression):
@@ -147,7 +147,7 @@ def gradients(outputs: Iterable[Value], seeds: Iterable[Value], inputs: Iterable
 
 
 def ordered(outputs: Iterable[Value]) -> list[Expression]:
-    """All that the outputs need, arguments first."""
+    """All expressions that the outputs depend on, the outputs included, arguments before their uses."""
     order, stack = {}, [(value, False) for value in outputs if isinstance(value, Expression)][::-1]
     while stack:
         node, ready = stack.pop()
@@ -160,7 +160,7 @@ def ordered(outputs: Iterable[Value]) -> list[Expression]:
 
 
 def evaluate(outputs: Sequence[Value], inputs: Mapping[str, NDArray]) -> NDArray:
-    """(len(outputs), N) in float64, of inputs {name: (count, N)}: slow, to check against."""
+    """Values (len(outputs), N) in float64 at inputs {name: (count, N)}. Slow: for drawings, and to check the C++."""
     values: dict[Value, NDArray] = {}
     for node in ordered(outputs):
         if node.op == "input":
@@ -173,7 +173,7 @@ def evaluate(outputs: Sequence[Value], inputs: Mapping[str, NDArray]) -> NDArray
 
 
 def c_function(name: str, outputs: Mapping[str, Sequence[Value]], inputs: Sequence[str]) -> str:
-    """C++ of a lambda `name(inputs…, outputs…)` of arrays of lanes V, which writes the outputs."""
+    """C++ source of a lambda `name(inputs…, outputs…)` on arrays of the vector type V, which writes the outputs."""
     text, lines = {}, []
 
     def written(value: Value) -> str:
@@ -195,7 +195,7 @@ def c_function(name: str, outputs: Mapping[str, Sequence[Value]], inputs: Sequen
             code = f"-{written(node.args[1])}"
         else:
             code = "{1} {0} {2}".format(node.op, *map(written, node.args))
-        if node.op == "<":  # a vector of truths, of another type
+        if node.op == "<":  # a comparison gives a vector of integers, not a V
             text[node] = f"({code})"
             continue
         text[node] = f"x{len(lines)}"

@@ -1,4 +1,4 @@
-"""The simulator's gradients beside central differences of the simulation itself."""
+"""A comparison of the simulator's gradients with central differences of the simulation itself."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from torch import Tensor
 from shapo.robots.simulator.catalogue import ROBOTS
 from shapo.robots.simulator.simulator import Simulator
 
-WARM_UP = 8  # control steps of random torques before, so that there are contacts and velocities
-AMPLITUDE = 0.3  # of the actions
-STEPS = (1e-3, 2e-3, 3e-3)  # of the differences, in actions and in m/s or rad/s
-AGREEMENT = 0.02
+WARM_UP = 8  # control steps of random torques before the check, so that there are contacts and velocities
+AMPLITUDE = 0.3  # of the random actions
+STEPS = (1e-3, 2e-3, 3e-3)  # of the central differences, in units of action and in m/s or rad/s
+AGREEMENT = 0.02  # spread of converged differences, relative to their size
 GROUND = {"DiffAnt": 0.6, "DiffHumanoid": 1.33}  # heights of the torso at which the feet touch
 
 
 def rolled_out(simulator: Simulator, q: Tensor, qd: Tensor, torques: Tensor) -> tuple[Tensor, Tensor]:
-    """The state under torques (h, N, n), after the last of them."""
+    """The state q, qd after control steps under torques (h, N, n)."""
     for torque in torques:
         q, qd = simulator.step(q, qd, torque)
     return q, qd
 
 
 def gradient_check(task: str, horizon: int, seed: int = 0) -> pd.DataFrame:
-    """∂x/∂v of the torso's position x after `horizon` control steps, in every action and every first velocity.
+    """∂x/∂v of the torso's position x after `horizon` control steps, for every action and every initial velocity v.
 
-    A row per component v: input ("action", "velocity"), gradient, difference (central, by STEPS[1]), and whether it has
-    converged: differences by all STEPS agree to AGREEMENT. Where a contact or a joint's limit switches within the
-    difference, they do not, and say nothing about a derivative.
+    Returns a row per component v: task, horizon, input ("action", "velocity"), gradient, difference (central, of
+    STEPS[1]), converged: whether the differences of all STEPS agree to AGREEMENT. They do not where a contact or joint
+    limit switches between the two simulations of a difference, which then says nothing about the derivative.
     """
     robot, generator = ROBOTS[task], torch.Generator().manual_seed(seed)
     scale = torch.tensor(robot.torque)
@@ -62,6 +62,6 @@ def gradient_check(task: str, horizon: int, seed: int = 0) -> pd.DataFrame:
 
 
 def relative_error(table: pd.DataFrame) -> float:
-    """‖gradient − difference‖ / ‖difference‖ over the components that have converged."""
+    """‖gradient − difference‖ / ‖difference‖ over the components whose differences have converged."""
     rows = table[table.converged]
     return float(np.linalg.norm(rows.gradient - rows.difference) / np.linalg.norm(rows.difference))

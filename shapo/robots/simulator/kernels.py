@@ -1,8 +1,8 @@
-"""A control step of a robot and its derivative as two kernels: straight-line C, in vectors of 16 robots.
+"""A control step of a robot and its derivative as two kernels: straight-line C++, in vectors of 16 robots.
 
-What `dynamics` says of one robot is written out with its body's numbers in place; Warp's compiler translates it once
-and keeps the result. The derivative runs the substeps forward, keeping their states, and then backward: nothing
-outlives a control step, so memory does not grow with the horizon.
+The formulas of `dynamics` are written out for one robot with the constants of its body; Warp compiles them once and
+keeps the result. The derivative runs the substeps forward, keeping their states, and then backward. Outside the kernel
+only the state at each control step is kept, so memory does not grow with the substeps.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from shapo.robots.simulator.catalogue import CONTROL_DT, Robot
 from shapo.robots.simulator.expressions import Expression, Graph, Value, c_function, gradients
 from shapo.robots.simulator.mechanism import mechanism, wp
 
-LANES = 16  # robots to a vector: 512 bits; where the processor's are shorter, the compiler takes several
+LANES = 16  # robots in a vector of 512 bits; where the processor's are shorter, the compiler uses several
 
-# A last block that is not full computes its last robot several times, and stores it once.
+# If the last block is not full, its free lanes repeat the last robot, and only the first of these copies is stored.
 PRELUDE = f"""
 typedef float V __attribute__((ext_vector_type({LANES})));
 static constexpr auto lane_sqrt = [](V x) {{ return __builtin_elementwise_sqrt(x); }};
@@ -39,7 +39,7 @@ auto store = [=](const V* from, const wp::array_t<float>& to, int n) {{
 
 
 class Formulas:
-    """What a control step computes, as graphs: `factor` at its start, q and q̇ after every substep."""
+    """What a control step computes, as one graph: `factor`, L at its start, and `after`, q and q̇ after a substep."""
 
     def __init__(self, robot: Robot):
         parts, n, graph = mechanism(robot), robot.actions, Graph()
@@ -62,14 +62,14 @@ class Formulas:
         self._adjoint = {name: graph.variables(f"{name}_bar", len(self.given[name])) for name in names}
 
     def back(self) -> dict[str, list[Value]]:
-        """∂/∂(q, q̇, u, L) of Σ q_bar q_new + Σ qd_bar qd_new."""
+        """The gradients ∂/∂(q, q̇, u, L) of Σ q_bar q_new + Σ qd_bar qd_new, through one substep."""
         outputs = np.concatenate([*self.after.values()])
         seeds, wanted = np.concatenate([self._adjoint["q"], self._adjoint["qd"]]), ("q", "qd", "u", "L")
         found = iter(gradients(outputs, seeds, np.concatenate([self.given[name] for name in wanted])))
         return {f"{name}_to": [next(found) for _ in self.given[name]] for name in wanted}
 
     def factor_back(self) -> list[Value]:
-        """∂/∂q of Σ L_bar L."""
+        """The gradient ∂/∂q of Σ L_bar L, through the factor."""
         return gradients(self.factor, self._adjoint["L"], self.given["q"])
 
 
@@ -79,8 +79,8 @@ def formulas(robot: Robot) -> Formulas:
 
 
 def _begin(robot: Robot) -> str:
-    """C++: the formulas of a substep, and a control step's start. Level ground is the same everywhere: the step is
-    taken at x = y = 0, where moments about the world's origin keep their digits.
+    """C++ source that both kernels begin with: the formulas, and all substeps forward. As level ground is the same
+    everywhere, the step is taken at x = y = 0, where moments about the world's origin lose no digits to distance.
     """
     known = formulas(robot)
     size = {name: len(values) for name, values in known.given.items()}
@@ -124,7 +124,7 @@ A = wp.array(dtype=float)
 
 @cache
 def forward_kernel(robot: Robot) -> wp.Kernel:
-    """A control step. Arrays hold a row per robot; launched on ⌈count / LANES⌉ blocks."""
+    """The kernel of a control step. Its arrays hold a row per robot; it is launched on ⌈count / LANES⌉ blocks."""
 
     @wp.func_native(_begin(robot) + END)
     def run(block: int, count: int, q_in: A, qd_in: A, u_in: A, contact_in: A, q_out: A, qd_out: A): ...
@@ -137,7 +137,7 @@ def forward_kernel(robot: Robot) -> wp.Kernel:
 
 @cache
 def backward_kernel(robot: Robot) -> wp.Kernel:
-    """Its derivative: from gradients in q_out and qd_out to those in q_in, qd_in and u_in."""
+    """The kernel of a control step's derivative: from gradients in q_out, qd_out to those in q_in, qd_in and u_in."""
     known = formulas(robot)
     back = c_function("substep_back", known.back(), ["q", "qd", "u", "contact", "L", "q_bar", "qd_bar"])
     back += c_function("factor_back", {"q_to": known.factor_back()}, ["q", "L_bar"])

@@ -1,4 +1,4 @@
-"""A robot's bodies, read from the file that ships with Newton by Newton's own importer, as numbers for `dynamics`."""
+"""A robot's `Mechanism`, read by Newton's own importer from the MJCF file that ships with Newton."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERSIONS = {"newton": "1.8.0", "warp-lang": "1.19.0"}
 
 
 def check_versions() -> None:
-    """Raises ImportError where Newton or Warp is missing or of another version, beside which nobody has tested ours."""
+    """Raises ImportError where Newton or Warp is missing, or has a version with which the simulator was not tested."""
     found = dict.fromkeys(VERSIONS, "none")
     for package in VERSIONS:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -45,9 +45,9 @@ from shapo.robots.simulator.cache import compiling  # noqa: E402
 
 
 def builder(robot: Robot) -> newton.ModelBuilder:
-    """One robot. Newton's files bring densities of their own, which a builder's defaults do not replace."""
+    """A Newton builder with one robot. Raises ValueError where the file's joints are not `robot.joints`."""
     tree = ElementTree.parse(Path(newton.__file__).parent / "examples" / "assets" / robot.asset)
-    for geom in tree.iter("geom"):
+    for geom in tree.iter("geom"):  # the files set densities, which a builder's default would not replace
         geom.set("density", f"{robot.density:g}")
     names = tuple(name for joint in tree.iter("joint") if (name := joint.get("name")) not in (None, "root"))
     if names != robot.joints:
@@ -62,7 +62,7 @@ def builder(robot: Robot) -> newton.ModelBuilder:
 
 @cache
 def mechanism(robot: Robot) -> Mechanism:
-    """The robot's numbers. Raises ValueError for a file that `dynamics` cannot simulate."""
+    """The robot as `dynamics` needs it. Raises ValueError for a file that `dynamics` cannot simulate."""
     with compiling():
         model = builder(robot).finalize(device="cpu")
 
@@ -76,7 +76,7 @@ def mechanism(robot: Robot) -> Mechanism:
     counts = len(read("joint_q")) - 7, len(read("joint_qd")) - 6
     if counts != (len(robot.joints),) * 2 or read("joint_dof_dim")[1:, 0].any():
         raise ValueError(f"{robot.asset} must have hinges alone below its torso")
-    # Bodies in the frame of their hinges, not in Newton's own: one translation less in every step.
+    # Bodies are moved to the frames of their hinges, which saves a translation per body and step over Newton's own.
     frames = [_transform(row).inv() for row in read("joint_X_c")]
     shapes, axes, bodies = capsules(model), read("joint_axis"), []
     for index, (parent, frame) in enumerate(zip(parents, frames, strict=True)):
@@ -91,7 +91,7 @@ def mechanism(robot: Robot) -> Mechanism:
         ))  # fmt: skip
 
     def of_hinges(name: str, instead: float | None = None) -> NDArray:
-        """A number of each hinge, by the file or by the robot."""
+        """A constant of each hinge (n,): Newton's array of that name, or the robot's number `instead`."""
         values = read(name)[6:]
         return values if instead is None else np.full(len(values), instead)
 
@@ -99,26 +99,26 @@ def mechanism(robot: Robot) -> Mechanism:
         bodies=tuple(bodies), gravity=exact(read("gravity")[0]), friction_gain=robot.friction_gain,
         lower=exact(of_hinges("joint_limit_lower")), upper=exact(of_hinges("joint_limit_upper")),
         limit_stiffness=robot.limit_stiffness, stiffness=exact(of_hinges("joint_stiffness")),
-        # DFlex damps a joint by its limits' k_d wherever it is, Newton only beyond them: a jump.
+        # As in DFlex, the limits' damping acts at every angle. Newton's acts only beyond the limits, where it jumps.
         damping=exact(of_hinges("joint_damping", robot.joint_damping) + robot.limit_damping),
         rest=exact(read("joint_rest_q")[7:]), armature=exact(of_hinges("joint_armature", robot.armature)),
     )  # fmt: skip
 
 
 def exact(values: NDArray) -> NDArray:
-    """Python's floats, in which what is 0 but for rounding is 0, and leaves no trace in a formula."""
+    """An object array of Python floats. Values that are 0 but for rounding become 0, so that formulas drop them."""
     values = np.asarray(values, np.float64)
     small = np.abs(values) < 1e-6 * np.abs(values).max(initial=0.0)
     return np.where(small, 0.0, values).astype(object)
 
 
 def _transform(row: NDArray) -> RigidTransform:
-    """Of Newton's position and quaternion x y z w."""
+    """The transform of a row of Newton's: position and quaternion x y z w."""
     return RigidTransform.from_components(row[:3], Rotation.from_quat(row[3:]))
 
 
 def capsules(model: newton.Model) -> list[tuple[int, int, NDArray, float]]:
-    """(shape, body, ends (2, 3) in its frame, radius) of a robot's shapes; both ends of a sphere are its centre."""
+    """(shape, body, ends (2, 3), radius) of each shape, in its body's frame; both ends of a sphere are its centre."""
     found = []
     names = ("shape_type", "shape_body", "shape_scale", "shape_transform")
     columns = (getattr(model, name).numpy() for name in names)

@@ -19,14 +19,14 @@ CONTACT_PARAMETERS = (
     ("stiffness", True),
     ("damping", False),
     ("friction", False),
-)  # whether it must be above 0
+)  # (field of Robot, whether it must be above 0)
 
 
 class Simulator:
-    """N copies of a robot above the ground z = 0 that do not see each other.
+    """N copies of a robot above the ground z = 0, which do not touch each other.
 
-    q0: (7 + n,) the robot's start, standing. gradients: False saves the time to compile them.
-    dropped_gradients: how often the backward pass of an environment's step was not finite, and counted as zero.
+    gradients: False saves the time to compile the derivative. q0: (7 + n,) the robot standing at its start.
+    dropped_gradients: how many robots' steps had a backward pass that was not finite, and was replaced by zero.
     """
 
     def __init__(self, robot: Robot, num_envs: int, gradients: bool = True):
@@ -46,10 +46,10 @@ class Simulator:
             self._backward_graph = self._record(backward_kernel(robot), self._seeds, self._gradients)
 
     def set_contact(self, stiffness=None, damping=None, friction=None) -> None:
-        """Contact stiffness k_e (N/m), damping k_d (N·s/m²), friction μ: each a number or (N,); None leaves it.
+        """Sets contact stiffness k_e (N/m), damping k_d (N·s/m²), friction μ: each a number or (N,); None leaves it.
 
-        At any time, except between a step and the backward pass through it. Raises ValueError, changing nothing, for
-        what is not finite, negative, or a stiffness of 0.
+        They must not change between a step and the backward pass through it. Raises ValueError, and changes nothing,
+        for values that are not finite or are negative, and for a stiffness of 0.
         """
         contact, n = self._contact.clone(), self.num_envs
         for column, given in enumerate((stiffness, damping, friction)):
@@ -67,9 +67,9 @@ class Simulator:
         self._contact_version += 1
 
     def step(self, q: Tensor, qd: Tensor, torque: Tensor) -> tuple[Tensor, Tensor]:
-        """q, qd after a control step under joint torques (N, n), N·m; differentiable in all three.
+        """The state q, qd after a control step under joint torques (N, n) in N·m, differentiable in all three.
 
-        Raises ValueError for another shape.
+        Raises ValueError for arguments of other shapes.
         """
         for name, value, kept in zip(("q", "qd", "torque"), (q, qd, torque), self._inputs, strict=True):
             if value.shape != kept.shape:
@@ -77,7 +77,7 @@ class Simulator:
         return _Step.apply(q, qd, torque, self)
 
     def skeleton(self, q: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """The robots at q (N, 7 + n), to be drawn: ends (N, k, 2, 3) of their capsules in metres, and radii (k,)."""
+        """The robots at q (N, 7 + n) for drawing: ends (N, k, 2, 3) of their capsules and radii (k,), in metres."""
         ends = evaluate(formulas(self.robot).limbs, {"q": q.detach().numpy().T}).T
         radii = [radius for body in mechanism(self.robot).bodies for _, radius in body.capsules]
         return ends.reshape(len(q), -1, 2, 3).astype(np.float32), np.array(radii)
@@ -114,7 +114,7 @@ def _fill(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 def _finite(values: Sequence[Tensor]) -> Tensor:
-    """(N,) whether a robot's numbers are, in all of the tensors (N, …)."""
+    """Whether a robot's numbers are finite in all of the tensors (N, k), as (N,)."""
     return torch.stack([torch.isfinite(value).all(1) for value in values]).all(0)
 
 
