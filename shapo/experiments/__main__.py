@@ -1,6 +1,6 @@
 """The command line of results.
 
-python -m shapo.experiments run campaign                 trains what is missing of everything; cut off, it goes on there
+python -m shapo.experiments run campaign                 trains all runs that are missing; interrupted, it resumes
 python -m shapo.experiments pack all --profile laptop    writes figures/data/laptop/ from the run store
 python -m shapo.experiments verify 3                     retrains 3 shipped runs, drawn at random, and compares
 """
@@ -21,7 +21,7 @@ from shapo.runs.verify import OUTCOMES, exit_status, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Exit status 2: a mistake in it, which is told; 1: a damaged pack; else `exit_status`."""
+    """Runs a command. Exit status: 2 for a bad argument, 1 for a failed study, pack or file, else the command's own."""
     about = "Make results, pack or verify them."
     parser = argparse.ArgumentParser("shapo.experiments", description=about, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)

@@ -1,19 +1,19 @@
-"""What the two papers claim, and what the runs say of it. Written down before SHAPO's runs were there; the
-robots' had been seen.
+"""What the two papers claim, and what the runs say about it.
 
-A claim names the runs that decide it, one number of each run, and which way it should go. It is judged by **one**
-effect, pooled over all tasks and baselines it is claimed for (a pair of them is a stratum):
+The claims were written down before SHAPO's runs existed; the robots' runs had been seen.
 
-    effect    mean over strata of the difference of mean logs (costs), or the sum of differences as a share of the
-              sum of the reference's means (returns), with Welch's interval at 95 %; that of the front by bootstrap
-    p         labels exchanged at random within strata, within pairs of equal seed where these are enough to decide;
-              two-sided, by Holm's method for all claims of a family
+A claim names the runs that decide it, one number of each run, and the direction it should go. It is judged by **one**
+effect, pooled over all tasks and baselines that it covers (a task and a baseline are a stratum):
+
+    effect    for metrics of LOGS, the mean over strata of the difference of mean logs, as a relative change; else the
+              sum of differences over the sum of the reference's means; 95 % interval by Welch, the front's by bootstrap
+    p         two-sided, from labels exchanged at random within strata, or within pairs of equal seed where there are
+              enough pairs to decide; corrected by Holm's method over all claims of a family
     verdict   holds: p < 0.05 in the direction claimed, and the return is not worse by more than MATTERS
-              does not hold: p < 0.05 the other way, or the interval excludes an effect of MATTERS, or the
-              return is worse
-              undecided: neither; and always while runs are missing
+              does not hold: p < 0.05 the other way, an interval that excludes an effect of MATTERS, or a worse return
+              undecided: neither of these; always undecided while runs are missing
 
-Claims that something is kept, or gains nothing, hold where the interval excludes a loss, or a gain, of MATTERS.
+A claim of kind kept holds where the interval excludes a loss of MATTERS, one of kind no lower where it excludes a gain.
 """
 
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ from shapo.robots.simulator import ROBOTS
 from shapo.runs.shipped import data_folder
 from shapo.runs.store import ROOT
 
-MATTERS = 0.05  # the change, as a share, from which on it would matter
-LEVEL = 0.05  # of error
-PAIRS = 10  # sign flips of fewer cannot reach p < LEVEL / 4
-DRAWS = 9999  # of labels
-LOGS = ("safety", "tail", "samples")  # compared by their logarithms
-LEAST = {"tail": 0.02}  # a fall in 50 episodes; the logarithm needs something
-ENOUGH = 4000  # return at which the Ant walks well, for its sample efficiency
+MATTERS = 0.05  # the smallest change that would matter, as a share
+LEVEL = 0.05  # of significance
+PAIRS = 10  # fewest pairs to exchange labels within; sign flips of fewer than 8 cannot reach p < LEVEL / 4
+DRAWS = 9999  # permutations of the labels
+LOGS = ("safety", "tail", "samples")  # metrics that are compared by their logarithms
+LEAST = {"tail": 0.02}  # floor of a metric before its logarithm: one fall in 50 episodes
+ENOUGH = 4000  # return at which the Ant walks well; its sample efficiency is the steps to get there
 SMOKE = "**Profile smoke: tiny runs that prove the pipeline. Nothing below is a result, nothing is claimed.**"
 
 
@@ -44,20 +44,20 @@ class Claim:
     """One claim; `kind` is one of lower, higher, kept, no lower, front."""
 
     text: str
-    family: str  # whose p are corrected together; "primary" has a claim a task
+    family: str  # claims of a family have their p corrected together; "primary" has one claim per task
     notebook: str
     experiment: str  # a name in safety.EXPERIMENTS, or "robots"
     variant: str
     reference: str = "vanilla"
     metric: str = "safety"
     kind: str = "lower"
-    task: str | None = None  # None: all of the experiment's
-    keeps_return: bool = True  # lower: holds only where the return is kept
+    task: str | None = None  # None: all tasks of the experiment
+    keeps_return: bool = True  # a claim of kind lower then holds only where the return is kept
 
 
 def _claims() -> tuple[Claim, ...]:
     actor, (low, middle, high), theta = "SHAPO Actor", map(robots.along, robots.RHOS), robots.asam(robots.RHO)
-    # (text, notebook, experiment, variant, reference, metric, kind), the last three as in Claim if not said
+    # (text, notebook, experiment, variant, reference, metric, kind); the last three default as in Claim
     of_shapo = (
         ("SHAPO keeps the return, or raises it", "04", "pareto", "SHAPO", "vanilla", "return", "kept"),
         ("The front of cost and return moves outward", "04", "pareto", "SHAPO", "vanilla", "safety", "front"),
@@ -88,7 +88,7 @@ def _claims() -> tuple[Claim, ...]:
     found = [Claim(f"{less}: {t}", "primary", "04", "pareto", "SHAPO", task=t) for t in safety.TASK_ORDER]
     found += [Claim(text, "SHAPO", *rule) for text, *rule in of_shapo]
     for text, *rule in of_robots:
-        task = "DiffAnt" if rule[2] == "samples" else None  # the Humanoid has no such return
+        task = "DiffAnt" if rule[2] == "samples" else None  # ENOUGH is a return of the Ant
         found.append(Claim(text, "robots", "22", "robots", *rule, task=task, keeps_return=False))
     return tuple(found)
 
@@ -97,10 +97,10 @@ CLAIMS = _claims()
 
 
 def judge(profile: str, notebook: str | None = None) -> pd.DataFrame:
-    """A row per claim (of one notebook): claim, effect, p, runs, verdict, notebook; numbers in low, value, high.
+    """A row per claim, of one notebook if given: the columns of `effect`, verdict and notebook; its text is the index.
 
-    p is corrected for all claims of the family, also those of other notebooks; a claim that lacks runs counts there
-    with p = 1. Under the smoke profile nothing is claimed.
+    p is corrected over all claims of the family, also those of other notebooks. A claim for which nothing can be
+    compared counts there with p = 1. Under the smoke profile nothing is claimed.
     """
     families = {claim.family for claim in CLAIMS if notebook in (None, claim.notebook)}
     asked = [claim for claim in CLAIMS if claim.family in families]
@@ -116,10 +116,10 @@ def judge(profile: str, notebook: str | None = None) -> pd.DataFrame:
 
 
 def effect(claim: Claim, runs: pd.DataFrame, planned: int) -> dict:
-    """The pooled effect of a claim: value, low, high, p, that of the return as kept, kept_low, kept_high, and runs.
+    """The pooled effect of a claim: value, low, high, p; on the return: kept, kept_low, kept_high; runs there, planned.
 
     runs: a row per run with task, baseline, seed, treated, value (a logarithm for a metric of LOGS) and return.
-    Strata that lack runs of a side are left out; p is NaN, and the interval too, where nothing can be compared.
+    Strata that lack runs of one side are left out. Where no stratum is left, the effect is NaN.
     """
     row = dict.fromkeys(("value", "low", "high", "p", "kept", "kept_low", "kept_high"), np.nan)
     row |= {"there": len(runs), "planned": planned}
@@ -153,7 +153,7 @@ def effect(claim: Claim, runs: pd.DataFrame, planned: int) -> dict:
 
 
 def verdict(claim: Claim, row) -> str:
-    """holds, does not hold or undecided, for a row of `judge`; why, where runs are missing."""
+    """The verdict for a row of `judge`: holds, does not hold, or undecided, with the reason if runs are missing."""
     if row.there < row.planned:
         return f"undecided: {row.planned - row.there} of {row.planned} runs missing"
     sign = -1 if claim.kind in ("lower", "no lower") else 1
@@ -171,7 +171,7 @@ def verdict(claim: Claim, row) -> str:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """`judge`'s table for the eye: effect with its interval and p, the return beside it, runs, verdict, notebook."""
+    """`judge`'s table for display: effect with its interval and p, the return beside it, runs, verdict, notebook."""
     rows = []
     for row in table.itertuples():
         said = "–" if np.isnan(row.value) else f"{row.value:+.1%}"
@@ -191,12 +191,12 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def banner(profile: str) -> str:
-    """Markdown that heads the results of a notebook: under smoke, that nothing in them is one; else nothing."""
+    """Markdown above the results of a notebook: under smoke, a warning that they are no results; else empty."""
     return f"> {SMOKE}" if profile == "smoke" else ""
 
 
 def cell_means(treated: np.ndarray, strata: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Labels (draws, runs), strata (runs,), values (runs, m) -> means (draws, 2, strata, m), the reference first."""
+    """Means (draws, 2, strata, m), the reference first, of labels (draws, runs), strata (runs,), values (runs, m)."""
     sides = []
     for side in (~treated, treated):
         cells = [side[:, strata == s].astype(float) for s in range(strata.max() + 1)]
@@ -215,20 +215,20 @@ def exchanged(treated: np.ndarray, blocks: np.ndarray, rng: np.random.Generator)
 
 
 def _blocks(runs: pd.DataFrame, strata: np.ndarray) -> np.ndarray:
-    """Pairs of equal seed, where every run has its partner and there are PAIRS of them; else the strata."""
+    """The blocks of `exchanged`: pairs of equal seed if no run lacks a partner and there are PAIRS, else the strata."""
     pairs = runs.groupby([strata, runs.seed.to_numpy()])
     whole = (pairs.treated.nunique() == 2).all() and 2 * pairs.ngroups == len(runs)
     return pairs.ngroup().to_numpy() if whole and pairs.ngroups >= PAIRS else strata
 
 
 def _difference(means: np.ndarray, logs: bool) -> np.ndarray:
-    """Relative change, from the first value in (..., 2, strata, m): pooled as the module says."""
+    """The relative change of the first value in means (..., 2, strata, m), pooled as the module describes."""
     reference, change = means[..., 0, :, 0], means[..., 1, :, 0] - means[..., 0, :, 0]
     return np.expm1(change.mean(-1)) if logs else change.sum(-1) / np.abs(reference).sum(-1)
 
 
 def _balanced(means: np.ndarray, logs: bool) -> np.ndarray:
-    """`_difference` on a scale that does not know the labels: to exchange them all turns its sign."""
+    """`_difference` on a scale that does not depend on the labels: exchanging all labels flips its sign."""
     change, size = means[..., 1, :, 0] - means[..., 0, :, 0], np.abs(means[..., 0]).sum((-1, -2)) / 2
     return change.sum(-1) / (means.shape[-2] if logs else size)
 
@@ -236,7 +236,7 @@ def _balanced(means: np.ndarray, logs: bool) -> np.ndarray:
 def welch(values: np.ndarray, treated: np.ndarray, strata: np.ndarray, logs: bool) -> tuple[float, float]:
     """Welch's 95 % interval of the pooled difference, with Satterthwaite's degrees of freedom; NaN for single runs.
 
-    The reference's means, as a scale, are taken as known.
+    The scale, the sum of the reference's means, is taken as known.
     """
     reference, other = cell_means(treated[None], strata, values[:, None])[0, :, :, 0]
     scale = 1 / len(reference) if logs else 1 / np.abs(reference).sum()
@@ -252,9 +252,9 @@ def welch(values: np.ndarray, treated: np.ndarray, strata: np.ndarray, logs: boo
 
 
 def _front(runs: pd.DataFrame, strata: np.ndarray):
-    """The share of a task's box that the points of a variant dominate, minus the reference's; mean over tasks.
+    """A statistic: the share of a task's box that a variant's points dominate, minus the reference's; mean over tasks.
 
-    A point is a stratum's mean log cost and return; the box holds all runs, whichever label they have.
+    A point is a stratum's mean log cost and return. The box spans all runs of the task, whatever their labels.
     """
     tasks = [
         (np.unique(strata[part.index]), part[["value", "return"]].agg(["min", "max"]).to_numpy())
@@ -273,7 +273,7 @@ def _front(runs: pd.DataFrame, strata: np.ndarray):
 
 
 def dominated(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """The area of the unit square that points (..., points) dominate: no less cost, no more value than some point."""
+    """The area of the unit square that points (..., points) dominate: cost is no less, value no more than a point's."""
     order = np.argsort(cost, axis=-1)
     cost, value = np.take_along_axis(cost, order, -1), np.take_along_axis(value, order, -1)
     edges = np.concatenate([cost, np.ones_like(cost[..., :1])], -1)
@@ -290,7 +290,7 @@ def holm(p: ArrayLike) -> np.ndarray:
 
 
 def _table(experiment: str, profile: str) -> tuple[pd.DataFrame, dict]:
-    """The runs that are there, and the settings of the experiment with their seeds."""
+    """The available runs of an experiment, a row each, and its settings with a config per seed."""
     if experiment == "robots":
         return robot_runs(profile), robots.robots(profile)
     built = safety.EXPERIMENTS[experiment](profile)
@@ -298,7 +298,7 @@ def _table(experiment: str, profile: str) -> tuple[pd.DataFrame, dict]:
 
 
 def _of_claim(claim: Claim, table: pd.DataFrame, settings: dict) -> tuple[pd.DataFrame, int]:
-    """The runs of one claim as `effect` takes them, and how many there are to be; of tasks that have both sides."""
+    """The runs of one claim as `effect` takes them, and the number planned. Only tasks that have both sides count."""
     sides = (claim.variant, claim.reference)
     cells = [(cell[0], cell[-1], len(configs)) for cell, configs in settings.items()]
     planned = pd.DataFrame(cells, columns=["task", "variant", "runs"])
@@ -317,11 +317,11 @@ def _of_claim(claim: Claim, table: pd.DataFrame, settings: dict) -> tuple[pd.Dat
 
 
 def robot_runs(profile: str) -> pd.DataFrame:
-    """A row per robot's run with the numbers of its policy, means over the shipped rollouts of notebook 22.
+    """A row per run of a robot, with the numbers of its policy: means over the shipped rollouts of notebook 22.
 
-    noise, friction: return, mean over all values but that of training. home: where nothing disturbs, also as return.
-    kept, ground: the return under noise, and on other ground, as a share of it. samples: steps until the return of
-    training, over 20 iterations, is ENOUGH (the Ant's).
+    noise, friction: mean return over all of its values but that of training. home: return where nothing disturbs, also
+    given as return. kept, ground: the return under noise, and that on other ground, as shares of home. samples: steps
+    until the training return, averaged over 20 iterations, reaches ENOUGH (the Ant only).
     """
     columns = ["task", "baseline", "variant", "seed", "return", "home"]
     columns += ["noise", "friction", "kept", "ground", "samples"]

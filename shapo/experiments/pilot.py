@@ -1,4 +1,4 @@
-"""How the dials are chosen from the pilot's runs: a rule, written down before they were there; notebook 91."""
+"""How the dials are chosen from the pilot's runs, by a rule written down before the runs existed (notebook 91)."""
 
 from collections.abc import Mapping
 
@@ -7,22 +7,22 @@ import pandas as pd
 
 from shapo.experiments.safety import safety_metric
 
-LEAST_TURN = 5.0  # degrees by which a radius must turn the step, to be a different method at all
-LEAST_RETURN = -0.05  # change of the return, as a share of the baseline's own
+LEAST_TURN = 5.0  # degrees by which a radius must turn the step to count as a different method
+LEAST_RETURN = -0.05  # the least change of the return that is accepted, as a share of vanilla's
 COLUMNS = ["task", "dial", "radius", "runs", "return", "safety", "error", "turn", "eligible"]
 
 
 def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | None = None) -> pd.DataFrame:
-    """A row per task, dial and radius: what it does to each baseline beside its own vanilla, and which is chosen.
+    """A row per task, dial and radius: its effect on the baselines, each against its own vanilla, and which is chosen.
 
-    return: the change of the mean, as a share of vanilla's. safety: the change of the mean log of the safety metric.
-    Both are means over baselines; error is the standard error of safety. The rule: of the eligible radii, those within
-    one standard error of the safest are equal, and the largest of them is chosen. edge: it is the smallest or
-    the largest of the sweep, so the sweep is to be extended before anything rests on it.
+    return: change of the mean return, as a share of vanilla's. safety: change of the mean log of the safety metric.
+    Both are means over baselines; error is the standard error of safety. The rule: eligible radii within one standard
+    error of the safest count as equal, and the largest of them is chosen. edge: the chosen radius is the smallest or
+    the largest of its sweep, so the sweep has to be extended before anything rests on the choice.
 
-    results: of `safety.results(pilot(...))`. turns: (task, δ_Down / δ_Up) -> degrees by which the step turns. A radius
-    is eligible where it turns the step by LEAST_TURN, keeps the return to LEAST_RETURN, and has every run that
-    vanilla has; a dial whose turn is not known (ρ) is not held to the first.
+    results: `safety.results(pilot(...))`. turns: (task, δ_Down / δ_Up) -> degrees by which the step turns. A radius is
+    eligible if it turns the step by at least LEAST_TURN, changes the return by no less than LEAST_RETURN, and has every
+    run that vanilla has. The first condition does not apply to ρ, whose turn is not known.
     """
     rows = []
     for task, runs in results.groupby("task", sort=False):
@@ -54,9 +54,9 @@ def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | Non
 
 
 def in_words(table: pd.DataFrame, asked: int) -> str:
-    """Markdown: what the rule chooses, task by task; that nothing is chosen while runs of the pilot are missing.
+    """The rule's choices in Markdown, task by task; while runs of the pilot are missing, that nothing is chosen yet.
 
-    table: of `choose`. asked: how many runs the pilot has beside vanilla's.
+    table: from `choose`. asked: number of runs that the pilot has besides vanilla's.
     """
     if (there := int(table.runs.sum())) < asked:
         return (

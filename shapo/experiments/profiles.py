@@ -1,6 +1,6 @@
-"""What each profile spends, and the dials of each task: the tables the notebooks read.
+"""The budget of each profile and the dials of each task: the tables that the notebooks read.
 
-Standard library only: `notebooks/run.py` reads this file before anything is installed.
+This file imports the standard library only, because `notebooks/run.py` reads it before anything is installed.
 """
 
 from dataclasses import dataclass, replace
@@ -12,20 +12,20 @@ class Profile:
 
     total_steps: int  # environment steps of a run of the experiments
     seeds: int  # runs per setting
-    more_seeds: int  # the same where a claim is decided: Safety Gym, but for PIDLag
+    more_seeds: int  # runs per setting where a claim is decided: on Safety Gym, except for PIDLag
     long_steps: int  # environment steps of PIDLag on Safety Gym, whose multiplier swings for millions
     steps_per_epoch: int  # environment steps between updates, all environments together
     num_envs: int  # environments stepped together
     pilot_steps: int  # environment steps of a run of the pilot
-    pilot_seeds: int  # runs per setting there
+    pilot_seeds: int  # runs per setting of the pilot
     quickstart_steps: int  # steps of the runs of notebooks 00 and 11
     warm_up_steps: int  # steps of the policy that notebooks 02 and 03 look at
     random_problems: int  # random instances per dimension in notebook 01
     repeats: int  # repetitions of each timing in notebook 90
-    robot_iterations: int  # of SHAC, in a run of notebooks 20 to 23
-    robot_seeds: int  # runs per setting there
+    robot_iterations: int  # iterations of SHAC in a run of notebooks 20 to 23
+    robot_seeds: int  # runs per setting in those notebooks
     robot_envs: int  # robots simulated together
-    robot_horizon: int  # steps between updates
+    robot_horizon: int  # control steps between updates
 
 
 _LAPTOP = Profile(
@@ -50,7 +50,7 @@ class Dials:
     """SHAPO's two radii on a task."""
 
     share: float  # δ_Down of the actor's Fisher ball, as a share of the task's δ_Up
-    rho_critic: float  # of the critics' Euclidean ball
+    rho_critic: float  # radius of the critics' Euclidean ball
 
 
 # One pair a task, in every experiment. The pilot (notebook 91) is not finished: until its rule has chosen for a task,

@@ -12,9 +12,9 @@ from shapo.runs.run import Run
 from shapo.runs.study import Study
 from shapo.sharpness import AdaptiveSAM
 
-RHO = 0.75  # the paper's
-RHOS = (0.25, RHO, 1.5)  # for its Figure 4
-PPO_STEPS = 2.5  # environment steps of PPO, times SHAC's: a method that needs more gets more
+RHO = 0.75  # the paper's ρ
+RHOS = (0.25, RHO, 1.5)  # the ρ of the paper's Figure 4
+PPO_STEPS = 2.5  # PPO's environment steps over SHAC's: PPO needs more steps, so it gets more
 
 Experiment = dict[tuple[str, str], list[RobotConfig]]
 
@@ -25,7 +25,7 @@ def shac(profile: str) -> Experiment:
 
 
 def shac_asam(profile: str) -> Experiment:
-    """The Ant with SHAC, with SHAC-ASAM at every ρ, along θ + ε, and cheaper: notebooks 21 and 22, Figures 2 to 4."""
+    """The Ant with SHAC and SHAC-ASAM: at every ρ, along θ + ε, and cheaper. Notebooks 21 and 22, Figures 2 to 4."""
     few = few_robots(PROFILES[profile].robot_envs)
     of_rho = [_cell(profile, "DiffAnt", asam(rho), AdaptiveSAM(rho)) for rho in RHOS]
     perturbed = _cell(profile, "DiffAnt", ALONG, AdaptiveSAM(RHO), along_perturbed=True)
@@ -50,7 +50,7 @@ def ppo(profile: str, task: str = "DiffAnt") -> Experiment:
 
 
 def humanoid(profile: str) -> Experiment:
-    """The Humanoid with SHAC, SHAC-ASAM and PPO, with three seeds at the most: its runs take twice as long."""
+    """The Humanoid with SHAC, SHAC-ASAM and PPO, with at most three seeds because its runs take twice as long."""
     task, actor = "DiffHumanoid", AdaptiveSAM(RHO)
     both = _cell(profile, task, asam(RHO), actor) | _cell(profile, task, ALONG, actor, along_perturbed=True)
     experiment = _cell(profile, task, "SHAC") | both | ppo(profile, task)
@@ -58,17 +58,17 @@ def humanoid(profile: str) -> Experiment:
 
 
 def robots(profile: str) -> Experiment:
-    """All of them together: what ships."""
+    """All experiments of the robots together: these ship."""
     return shac_asam(profile) | dial(profile) | ppo(profile) | humanoid(profile)
 
 
 def asam(rho: float) -> str:
-    """How figures and tables call SHAC-ASAM at ρ."""
+    """The name of SHAC-ASAM at ρ in figures and tables."""
     return f"SHAC-ASAM, ρ = {rho:g}"
 
 
 def along(rho: float) -> str:
-    """The same, of SHAC-ASAM whose training goes on along the trajectories of θ + ε."""
+    """The name of SHAC-ASAM at ρ whose training continues along the trajectories of θ + ε."""
     return f"{asam(rho)}, along θ + ε"
 
 
@@ -76,7 +76,7 @@ ALONG, FEW = along(RHO), f"{asam(RHO)}, few robots"
 
 
 def few_robots(envs: int) -> int:
-    """Those of the ascent in the cheaper SHAC-ASAM."""
+    """The number of robots that the cheaper SHAC-ASAM uses for its ascent."""
     return max(1, envs // 8)
 
 
@@ -84,7 +84,7 @@ EXPERIMENTS = {build.__name__: build for build in (shac, shac_asam, dial, ppo, h
 
 
 def study(name: str, profile: str) -> Study:
-    """The runs of an experiment by name; "robots", what ships, by profile. Raises ValueError for an unknown name."""
+    """An experiment as a study; that of "robots", which ships, is named by profile. Raises ValueError if unknown."""
     if name not in EXPERIMENTS:
         raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}; got {name!r}")
     configs = [config for configs in EXPERIMENTS[name](profile).values() for config in configs]
@@ -92,7 +92,7 @@ def study(name: str, profile: str) -> Study:
 
 
 def ends_of_training(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
-    """A row per algorithm and seed: what the run took, means over its last tenth, what went wrong in all of it.
+    """A row per algorithm and seed: what the run took, means over its last tenth, and its failures from start to end.
 
     std: σ of the exploration noise, mean over actions.
     """
@@ -110,10 +110,10 @@ def ends_of_training(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
 
 
 def policy_means(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """A row per algorithm, policy and condition `by`: its mean return, the share that fell, rollouts, diverged.
+    """A row per algorithm, policy and condition `by`: mean return, share of rollouts that fell, rollouts, diverged.
 
-    Policies differ more than episodes of one do, so they are what a mean of an algorithm is taken over. Rollouts that
-    diverged are left out of the return, counted in `diverged`, and fell.
+    Policies differ more than the episodes of one policy, so the mean of an algorithm is taken over its policies.
+    Rollouts that diverged are left out of the return, counted in `diverged`, and counted as fallen.
     """
     keys = ["algorithm", "policy", *by]
     counted = table.groupby(keys, sort=False).agg(
@@ -124,11 +124,11 @@ def policy_means(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def against_shac(policies: pd.DataFrame, by: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Two tables, a row per algorithm and a column per value of `by`: its return, and whether it is better than SHAC.
+    """Two tables, a row per algorithm and a column per value of `by`: its return, and how probably it beats SHAC.
 
     policies: `policy_means` by this condition. The numbers are those of `statistics.compare`: the interquartile mean
-    over policies (of three, the mean) with a bootstrap's 95 % interval, and the probability that a policy of the
-    algorithm returns more than one of SHAC.
+    over policies (with three, the mean) with a bootstrap's 95 % interval, and the probability that a policy of the
+    algorithm returns more than a policy of SHAC.
     """
     runs = policies.rename(columns={"algorithm": "variant", "policy": "seed", by: "task"}).assign(baseline="")
     table = compare(runs, np.random.default_rng(0), higher=["return"], reference="SHAC")
@@ -141,7 +141,7 @@ def against_shac(policies: pd.DataFrame, by: str) -> tuple[pd.DataFrame, pd.Data
 def over_grounds(policies: pd.DataFrame, trained: tuple[float, float]) -> pd.DataFrame:
     """A row per algorithm and policy: its returns and falls over all grounds, and how much of its return it keeps.
 
-    policies: `policy_means` by stiffness and damping. trained: the pair of training.
+    policies: `policy_means` by stiffness and damping. trained: stiffness and damping of training.
     """
     keys = ["algorithm", "policy"]
     at_home = (policies.stiffness == trained[0]) & (policies.damping == trained[1])
@@ -160,7 +160,7 @@ def merged(*experiments: Experiment) -> Experiment:
 
 
 def _cell(profile: str, task: str, name: str, actor: AdaptiveSAM | None = None, **settings) -> Experiment:
-    """A config per seed of the profile; settings: fields of RobotConfig that are not as the profile says."""
+    """A config per seed of the profile. settings: fields of RobotConfig that differ from the profile."""
     budget = PROFILES[profile]
     usual = {"algorithm": SHAC(horizon=budget.robot_horizon), "iterations": budget.robot_iterations}
     settings = usual | {"num_envs": budget.robot_envs} | settings

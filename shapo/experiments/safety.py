@@ -1,7 +1,7 @@
 """The experiments of the paper: for each figure, the settings it compares, and a row of numbers per run.
 
-An experiment is {(task, baseline, variant): [config of each seed]}. Settings that several figures share are the same
-configs, hence the same runs: `Study` trains them once.
+An experiment is {(task, baseline, variant): [a config per seed]}. Settings that several figures share have the same
+configs and so the same runs, which `Study` trains once.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -19,33 +19,33 @@ from shapo.runs.identity import RunConfig
 from shapo.runs.run import Run
 from shapo.runs.study import Study
 
-Variant = Mapping[str, object]  # the fields of Config that it sets: actor, critic, or none
-Choice = Callable[[str], Mapping[str, Variant]]  # of a task's variants
+Variant = Mapping[str, object]  # the fields of Config that a variant sets: actor, critic, both or none
+Choice = Callable[[str], Mapping[str, Variant]]  # task -> its variants
 Experiment = dict[tuple[str, str, str], list[Config]]
 
-TASK_ORDER = ("PointGoal1-v0", "Ant-v4", "Walker2d-v4", "PointButton1-v0")  # in which a campaign runs
-ABLATIONS = {"PointGoal1-v0": "TRPOLag", "Walker2d-v4": "CPO"}  # where Figures 6 to 8 look: one of each kind
+TASK_ORDER = ("PointGoal1-v0", "Ant-v4", "Walker2d-v4", "PointButton1-v0")  # a campaign's order
+ABLATIONS = {"PointGoal1-v0": "TRPOLag", "Walker2d-v4": "CPO"}  # of Figures 6 and 7: one task of each kind
 LAMBDA_INIT = (0.001, 1.0, 5.0, 20.0)  # PIDLag's λ before the first update, Figure 4
 DOSES = (0.03, 0.1, 0.3, 1.0)  # δ_Down / δ_Up
-MEASURED_ALPHA = 1e-300  # Figure 8: where n is measured, no ordinary confidence moves anything (notebook 10)
+MEASURED_ALPHA = 1e-300  # Figure 8: with n measured, an ordinary α gives too small a radius (notebook 10)
 PILOT_SHARES = DOSES[:3]
-PILOT_RHO = (0.01, 0.05)  # of the critics
-PILOT_SEEDS = (100, 101, 102, 103)  # which no figure uses
+PILOT_RHO = (0.01, 0.05)  # the critics' ρ
+PILOT_SEEDS = (100, 101, 102, 103)  # no figure uses these
 EPISODE = 1000  # steps of an episode that nothing ends early
-# As OmniSafe runs them; its CPO tries 20 steps and does not divide the violation by the episode's length.
+# Baselines as OmniSafe runs them: its CPO tries 20 steps and does not divide the violation by the episode's length.
 OMNISAFE = {
     "TRPO-Lag": TRPOLag(), "TRPO-PID": PIDLag(), "CPO": CPO(line_search_steps=20, cost_per_step=False),
 }  # fmt: skip
 
 
 def delta_down(task: str, share: float | None = None) -> float:
-    """δ_Down, nats, at a share of the task's own δ_Up; by default at that of its dials."""
+    """δ_Down in nats, as a share of the task's own δ_Up; the default is the share of the task's dials."""
     share = dials(task).share if share is None else share
     return round(share * Config(task).resolved.algorithm.target_kl, 12)
 
 
 def variants(task: str) -> dict[str, Variant]:
-    """What stands in for a baseline's plain update, at the task's dials."""
+    """The variants of a baseline's plain update, at the task's dials."""
     delta = delta_down(task)
     actor, critic = sharpness.FisherSAM(delta), sharpness.EuclideanSAM(dials(task).rho_critic)
     return {
@@ -60,9 +60,9 @@ def grid(
     profile: str, tasks: Sequence[str | OwnTask], baselines: Mapping[str, TrustRegion | str] | Sequence[str],
     choose: Choice, seeds: Sequence[int] | None = None, total_steps: int | None = None, **settings,
 ) -> Experiment:  # fmt: skip
-    """Every task × baseline × variant × seed; `choose(task)` gives the variants, the profile what is not said.
+    """Every task × baseline × variant × seed; `choose(task)` gives the variants, the profile all that is not given.
 
-    Sauté stays away from tasks whose cost limit is 0, where it has no meaning. settings: further fields of Config.
+    SauteRL is left out on tasks whose cost limit is 0, where it has no meaning. settings: further fields of Config.
     """
     budget = PROFILES[profile]
     named = baselines if isinstance(baselines, Mapping) else {name: name for name in baselines}
@@ -83,7 +83,7 @@ def grid(
 
 
 def _budget(budget: Profile, task: str, baseline: TrustRegion | str) -> tuple[int, int]:
-    """Seeds and steps of a cell: PIDLag needs longer runs where it has a budget to keep, and gets fewer of them."""
+    """Seeds and steps of a cell. PIDLag needs longer runs where it has a cost limit to keep, and gets fewer of them."""
     if task_of(task).cost_limit == 0:
         return budget.seeds, budget.total_steps
     slow = baseline == "PIDLag" or isinstance(baseline, PIDLag)
@@ -95,7 +95,7 @@ def _only(*names: str) -> Choice:
 
 
 def _ablation(profile: str, choose: Choice, **settings) -> Experiment:
-    """One baseline on each of two tasks."""
+    """The grid of ABLATIONS: one baseline on each of two tasks."""
     first, second = (grid(profile, [task], [name], choose, **settings) for task, name in ABLATIONS.items())
     return first | second
 
@@ -106,7 +106,7 @@ def pareto(profile: str) -> Experiment:
 
 
 def esam(profile: str) -> Experiment:
-    """Figure 6: Fisher against Euclidean at equal mean KL; and, at that KL, a random direction and the best policy."""
+    """Figure 6: Fisher against Euclidean at equal mean KL, with a random direction and the best policy at that KL."""
     return _ablation(profile, _only("vanilla", "SHAPO Actor", "E-SAM", "random direction", "optimistic"))
 
 
@@ -127,10 +127,10 @@ def lambda_sweep(profile: str) -> Experiment:
 
 
 def schedules(profile: str) -> Experiment:
-    """Figure 8: a fixed radius, and a fixed confidence α with n counted in episodes, or measured.
+    """Figure 8: a fixed radius, and a fixed confidence α with n counted in episodes or measured.
 
-    In episodes, α is where the fixed confidence meets the fixed radius half way through training. Measured, n is a
-    thousand times as large: the smallest α there is in double precision passes the radius at about a fifth of it.
+    With n in episodes, α is such that its radius equals the fixed one half way through training. A measured n is a
+    thousand times as large: even the smallest α of double precision gives a smaller radius after a fifth of training.
     """
 
     def choose(task: str) -> dict[str, Variant]:
@@ -157,12 +157,12 @@ def _doses(shares: Sequence[float]) -> Choice:
 
 
 def dose(profile: str) -> Experiment:
-    """What a radius does, up to that of the step itself."""
+    """The effect of the actor's radius, up to that of the step itself, δ_Up."""
     return _ablation(profile, _doses(DOSES), seeds=range(PROFILES[profile].seeds))
 
 
 def pilot(profile: str) -> Experiment:
-    """How the dials were chosen: sweeps of both radii, on seeds that no figure uses."""
+    """The sweeps of both radii by which the dials are chosen, on seeds that no figure uses."""
     seeds, steps = PILOT_SEEDS[: PROFILES[profile].pilot_seeds], PROFILES[profile].pilot_steps
     critics = {f"ρ = {rho:g}": {"critic": sharpness.EuclideanSAM(rho)} for rho in PILOT_RHO}
     of_actors = grid(profile, TASK_ORDER, ["TRPOLag", "CPO"], _doses(PILOT_SHARES), seeds, steps)
@@ -177,22 +177,22 @@ def published(profile: str) -> Experiment:
 
 
 def unconstrained(profile: str) -> Experiment:
-    """TRPO without cost on gymnasium's robots, for `peers.sb3` to be compared with; notebook 12."""
+    """TRPO without costs on gymnasium's robots, to compare with `peers.sb3`; notebook 12."""
     tasks, budget = ("Ant-v4", "Walker2d-v4"), PROFILES[profile]
     seeds = range(min(3, budget.seeds))
     return grid(profile, tasks, {"TRPO": TrustRegion()}, _only("vanilla"), seeds, budget.pilot_steps)
 
 
-FIGURES = (pareto, esam, sam_critic, shapo_actor, lambda_sweep, schedules, dose)  # as a campaign runs them
+FIGURES = (pareto, esam, sam_critic, shapo_actor, lambda_sweep, schedules, dose)  # in the order of a campaign
 EXPERIMENTS = {build.__name__: build for build in (pilot, *FIGURES, published, unconstrained)}
 TOGETHER = {"all": FIGURES, "campaign": tuple(EXPERIMENTS.values())}
 
 
 def study(name: str, profile: str) -> Study:
-    """The runs of one experiment as a study; those of all figures together as "all", everything as "campaign".
+    """The runs of one experiment as a study; "all" has those of all figures together, "campaign" has everything.
 
-    Experiment after experiment, and in each the first seed of every setting before the second of any: a part is
-    balanced.
+    The experiments follow one another. In each, the first seed of every setting comes before the second seed of any, so
+    that an unfinished study is balanced.
     """
     if name not in EXPERIMENTS | TOGETHER:
         raise ValueError(f"name must be one of {', '.join([*EXPERIMENTS, *TOGETHER])}; got {name!r}")
@@ -204,13 +204,13 @@ def study(name: str, profile: str) -> Study:
 
 
 def available_runs(experiment: Mapping[Hashable, Sequence[RunConfig]]) -> dict[Hashable, list[Run]]:
-    """Of each setting, the runs that are there; settings without any are left out."""
+    """The available runs of each setting. Settings without any are left out."""
     runs = {name: [run for run in map(Run, configs) if run.available] for name, configs in experiment.items()}
     return {name: several for name, several in runs.items() if several}
 
 
 def results(experiment: Experiment) -> pd.DataFrame:
-    """A row per run that is there: task, baseline, variant, seed, and its `summary`; runs that are not are left out."""
+    """A row per available run: task, baseline, variant, seed and its `summary`. Other runs are left out."""
     rows = [
         dict(zip(CELL, cell, strict=True), seed=run.config.seed) | summary(run)
         for cell, runs in available_runs(experiment).items()
@@ -235,15 +235,15 @@ def safety_metric(task: str | OwnTask) -> str:
 
 
 def tail_level(task: str) -> float:
-    """Figure 5's quantile: 0.95, but 0.80 on Walker2d, where the 95th sits near 1."""
+    """The quantile of Figure 5: 0.95, but 0.80 on Walker2d, where the 0.95 quantile is near 1."""
     return 0.80 if task == "Walker2d-v4" else 0.95
 
 
 def episodic_costs(run: Run) -> pd.DataFrame:
-    """What Figure 5 takes quantiles of, columns steps and cost: the episodes' costs.
+    """The costs of episodes, of which Figure 5 takes quantiles: columns steps and cost.
 
-    Where an episode costs 0 or 1, the fall, a quantile of single episodes would be 0 or 1 as well: there J_C, the mean
-    cost of the last 50 episodes, once an epoch.
+    Where an episode costs 1 for a fall and else 0, a quantile of single episodes would be 0 or 1 as well. There, cost
+    is J_C, the mean cost of the last 50 episodes, once per epoch.
     """
     if safety_metric(run.config.task) == "failures":
         return run.progress[["steps", "J_C"]].dropna().rename(columns={"J_C": "cost"})
@@ -254,7 +254,7 @@ def summary(run: Run) -> dict[str, float]:
     """The numbers of METRICS for one run, each episode counted once."""
     progress, episodes, costs = run.progress, run.episodes, episodic_costs(run)
     late = episodes[episodes.steps > 0.75 * run.config.total_steps]
-    costs = costs.cost[costs.steps > run.config.total_steps / 2]  # untrained policies would rule the whole
+    costs = costs.cost[costs.steps > run.config.total_steps / 2]  # early policies would dominate the whole
     return {
         "return": late["return"].mean(), "cost": late.cost.mean(), **progress.iloc[-1][["cost_rate", "failures"]],
         "tail": np.quantile(costs, tail_level(run.config.task)) if len(costs) else np.nan,
@@ -262,15 +262,15 @@ def summary(run: Run) -> dict[str, float]:
 
 
 def comparison(runs: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """`statistics.compare`, task by task, of `results`: return, cost, cost rate or failures, and tail.
+    """`statistics.compare` of `results`, task by task: return, cost, cost rate or failures, and tail.
 
-    Empty, with the same columns, where there are no runs. A number that some seed of a cell lacks is NaN in the cell:
-    no episode ended in the last quarter, say.
+    Without runs, the table is empty and has the same columns. If one seed of a cell lacks a number, for example because
+    no episode ended in the last quarter, the number is NaN for the whole cell.
     """
     seed, tables = rng.integers(2**63), []
     for task, part in runs.groupby("task", sort=False):
         lower = ["cost", safety_metric(task), "tail"]
-        # NaN poisons a mean: what one seed lacks, all lose
+        # The mean is NaN if one seed's number is: then the number is removed from all seeds.
         whole = part.groupby(CELL)[["return", *lower]].transform(lambda values: values.mean(skipna=False))
         part = part.assign(**{name: part[name].where(whole[name].notna()) for name in whole})
         tables.append(compare(part, np.random.default_rng(seed), ["return"], lower))

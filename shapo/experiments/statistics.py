@@ -1,9 +1,9 @@
-"""Few seeds, honest numbers: interquartile means, bootstrap intervals, probabilities of improvement.
+"""Statistics for few seeds: interquartile means, bootstrap intervals, probabilities of improvement.
 
 Definitions follow Agarwal et al. (2021), "Deep Reinforcement Learning at the Edge of the Statistical Precipice", and
 its library rliable. Scores are one number for each run of a setting, (seeds,).
 
-The bootstrap only knows the runs there are, so its intervals are too narrow for few seeds: of Gaussian runs, a 95 %
+The bootstrap knows only the runs it is given, so its intervals are too narrow for few seeds: of Gaussian runs, a 95 %
 interval of the interquartile mean covers the truth 94 times in 100 with ten seeds, 91 with five and 75 with three.
 """
 
@@ -19,7 +19,7 @@ from shapo.checks import BELOW_1, whole
 
 CELL = ["task", "baseline", "variant"]  # one line of a table; its runs differ in their seeds
 BETTER = ["better", "better_low", "better_high"]
-COLUMNS = [*CELL, "metric", "seeds", "iqm", "low", "high", *BETTER]  # of `compare`
+COLUMNS = [*CELL, "metric", "seeds", "iqm", "low", "high", *BETTER]  # columns of `compare`
 REPETITIONS = 2000
 
 
@@ -37,7 +37,7 @@ def interval(
 ) -> tuple[float, float]:  # fmt: skip
     """(low, high) of the percentile bootstrap over seeds; (nan, nan) for a single run. (Agarwal et al. 2021, Section 3)
 
-    statistic: called as `statistic(resampled, axis=-1)` on (repetitions, seeds); np.mean is one.
+    statistic: called as `statistic(resampled, axis=-1)` on (repetitions, seeds), such as np.mean.
     """
     return bootstrap_interval([finite("scores", scores)], statistic, rng, level, repetitions)
 
@@ -56,7 +56,7 @@ def improvement_interval(
 ) -> tuple[float, float]:  # fmt: skip
     """(low, high) of `probability_of_improvement`, by resampling the seeds of x and of y; (nan, nan) for a single run.
 
-    Where all runs of x beat all of y it is (1, 1), though five equal runs do that to five others once in 252 times.
+    If all runs of x beat all of y, it is (1, 1), although five runs beat five equal ones by chance once in 252 times.
     """
     return bootstrap_interval(
         [finite("x", x), finite("y", y)], lambda a, b, axis: _wins(a, b, lower_is_better), rng, level, repetitions
@@ -67,7 +67,7 @@ def bootstrap_interval(
     samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], rng: np.random.Generator,
     level: float = 0.95, repetitions: int = REPETITIONS,
 ) -> tuple[float, float]:  # fmt: skip
-    """SciPy's percentile bootstrap: resamples each sample on its own. (nan, nan) where one has a single run."""
+    """SciPy's percentile bootstrap, which resamples each sample on its own; (nan, nan) if one has a single run."""
     generator(rng)
     settings = {
         "n_resamples": whole(1)("repetitions", repetitions),
@@ -81,9 +81,9 @@ def bootstrap_interval(
 
 
 def pareto_front(cost: ArrayLike, return_: ArrayLike) -> np.ndarray:
-    """Mask (points,) of those that no other dominates: none has cost ≤ and return ≥ with one of the two strict.
+    """Mask (points,) of the points that no other dominates: none has cost ≤ and return ≥ with one of the two strict.
 
-    Equal points stand or fall together.
+    Equal points are either all on the front or all off it.
     """
     cost, return_ = finite("cost", cost), finite("return_", return_)
     if len(cost) != len(return_):
@@ -97,24 +97,24 @@ def compare(
     runs: pd.DataFrame, rng: np.random.Generator, higher: Sequence[str] = (), lower: Sequence[str] = (),
     reference: str | None = "vanilla", level: float = 0.95, repetitions: int = REPETITIONS,
 ) -> pd.DataFrame:  # fmt: skip
-    """The table of a notebook: each variant, metric by metric, and how probably it beats the reference.
+    """Compares variants metric by metric, with the probability that each beats the reference.
 
     runs: a row per run with the columns task, baseline, variant, seed and the metrics. higher, lower: names of the
-    metrics of which more, and of which less, is better. reference: the variant to compare with on the same task and
-    baseline; None to leave that out.
+    metrics that are better when higher, and when lower. reference: the variant to compare with on the same task and
+    baseline; None leaves the comparison out.
 
     Returns a row per (task, baseline, variant, metric), in order of appearance: seeds, iqm, low, high, and better,
-    better_low, better_high, the probability of improvement on the reference. NaN: the metric is not defined there,
-    there is one seed and so no interval, or no run of the reference. A cell's numbers depend on its own runs, the
-    reference's and rng only. Raises ValueError for a table that is empty or lacks columns, for a run that appears
-    twice, and for numbers that are infinite, or NaN in some seeds of a cell but not in others.
+    better_low, better_high, the probability of improvement on the reference. A number is NaN if the metric is not
+    defined there, if a single seed gives no interval, or if the reference has no run. A cell's numbers depend only on
+    its own runs, the reference's and rng. Raises ValueError for a table that is empty or lacks columns, for a run that
+    appears twice, and for numbers that are infinite, or NaN in some seeds of a cell but not in others.
     """
     cells = _cells(runs, [*higher, *lower])
     entropy, rows = generator(rng).integers(2**63), []
     for key, cell in cells.items():
         other = cells.get((*key[:2], reference)) if key[2] != reference else None
         for metric in [*higher, *lower]:
-            # Every cell resamples by the same numbers: a run more or less elsewhere does not change it.
+            # Every cell uses the same random numbers: a run added or removed elsewhere does not change its interval.
             draw = {"rng": np.random.default_rng(entropy), "level": level, "repetitions": repetitions}
             x, less = cell[metric].dropna(), metric in lower
             y = x[:0] if other is None else other[metric].dropna()
@@ -129,9 +129,9 @@ def compare(
 
 
 def readable(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
-    """`compare`'s table for the eye: a row per variant, "12.3 [11.0, 13.1]" per metric, blank where there is nothing.
+    """`compare`'s table for display: a row per variant, "12.3 [11.0, 13.1]" per metric, blank where there is nothing.
 
-    digits: significant digits of the largest value of a metric on a task; its other values get as many decimals.
+    digits: significant digits of a metric's largest value on a task; its other values get as many decimals.
     """
     whole(1)("digits", digits)
     largest = table.groupby(["task", "metric"]).iqm.transform(lambda values: values.abs().max())
@@ -159,7 +159,7 @@ def generator(rng: object) -> np.random.Generator:
 
 
 def finite(name: str, values: ArrayLike, dimensions: Sequence[int] = (1,)) -> np.ndarray:
-    """The numbers as an array: some, finite, and in so many dimensions; else ValueError."""
+    """The values as an array. Raises ValueError if it is empty, not finite, or not of one of the `dimensions`."""
     array = np.asarray(values, float)
     if array.ndim not in dimensions or not array.size or not np.isfinite(array).all():
         raise ValueError(f"{name} must be one or more finite numbers in one dimension; got {array}")
@@ -173,7 +173,7 @@ def _wins(x: np.ndarray, y: np.ndarray, lower_is_better: bool) -> np.ndarray:
 
 
 def _cells(runs: pd.DataFrame, metrics: list[str]) -> dict[tuple[str, str, str], pd.DataFrame]:
-    """The runs of each (task, baseline, variant), by seed; refuses a table that cannot be compared."""
+    """The runs of each (task, baseline, variant), by seed. Raises ValueError for a table that cannot be compared."""
     if not metrics or len(set(metrics)) < len(metrics):
         raise ValueError(f"higher and lower must name at least one metric, each once; got {metrics}")
     labels = [*CELL, "seed"]

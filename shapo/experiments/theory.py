@@ -25,7 +25,7 @@ from shapo.sharpness import Fisher, delta_from_alpha, trust_region_step
 
 @dataclass(frozen=True)
 class RingRoad(Checked):
-    """A CMDP in which every quantity of Theorem 1 can be computed: a ring of S cells, the action a speed.
+    """A CMDP in which every quantity of Theorem 1 can be computed: a ring of S cells, where the action is a speed.
 
     A positive action tends to move one cell forward (+1 reward), a negative one backward (−1); in cell 0, the
     crossing, speeding (|a| > 1) costs. Rewards and costs are bounded; the policy is a Gaussian per cell,
@@ -170,7 +170,7 @@ def theorem1_table(
 
 
 def fisher_step(gradient: NDArray, fisher: NDArray, delta: float) -> NDArray:
-    """U_F(g, δ) of sharpness.py for an explicit matrix F (d, d), conjugate gradient run to convergence."""
+    """U_F(g, δ) of sharpness.py for an explicit matrix F (d, d), with conjugate gradient run to convergence."""
     matrix = torch.from_numpy(fisher)
     operator = Fisher(lambda v: matrix @ v, iterations=20 * len(gradient), tolerance=1e-14)
     return trust_region_step(torch.from_numpy(gradient), operator, delta).numpy()
@@ -188,12 +188,12 @@ def sample_posterior(fisher: NDArray, n: float, count: int, rng: np.random.Gener
 
 
 def most_likely_in_tail(gradient: NDArray, fisher: NDArray, n: float, alpha: float) -> NDArray:
-    """argmax_ε Q(θ₀ + ε)  s.t.  gᵀε ≤ z_α σ, found by SciPy's SLSQP and nothing that knows Proposition 2.
+    """argmax_ε Q(θ₀ + ε)  s.t.  gᵀε ≤ z_α σ, found by SciPy's SLSQP without the help of Proposition 2.
 
     Raises RuntimeError when the optimiser does not converge.
     """
     limit = norm.ppf(alpha) * surrogate_std(gradient, fisher, n)
-    scale = 1 / np.sqrt(n * np.diag(fisher))  # one natural unit per coordinate; SLSQP dislikes 1e-4 numbers
+    scale = 1 / np.sqrt(n * np.diag(fisher))  # one natural unit per coordinate: SLSQP works badly on 1e-4
     precision, slope = n * fisher * np.outer(scale, scale), gradient * scale / abs(limit)
     found = minimize(
         lambda u: 0.5 * u @ precision @ u,  # −log Q(θ₀ + ε) up to a constant
@@ -201,8 +201,8 @@ def most_likely_in_tail(gradient: NDArray, fisher: NDArray, n: float, alpha: flo
         constraints={"type": "ineq", "fun": lambda u: -1 - slope @ u, "jac": lambda u: -slope},
         options={"ftol": 1e-15, "maxiter": 2000},
     )  # fmt: skip
-    # Convex, so a feasible point where −∇log Q ∝ g is the solution. The optimiser's own verdict is no judge: at a
-    # tolerance this near rounding, its line search may find no way further down at the very solution.
+    # The problem is convex, so a feasible point where −∇log Q ∝ g is the solution. The optimiser's own status is not
+    # used: at a tolerance this near rounding, its line search may find no further descent at the solution itself.
     pull = precision @ found.x
     bend = pull - (pull @ slope) / (slope @ slope) * slope
     if not (slope @ found.x <= -1 + 1e-9 and np.linalg.norm(bend) <= 1e-5 * np.linalg.norm(pull)):
@@ -220,7 +220,7 @@ def random_problem(d: int, rng: np.random.Generator, condition: float = 100.0) -
 def proposition2_agreement(
     dimensions: Iterable[int], repetitions: int, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """ε_Down = U_F(−g, z_α²/2n) against the optimiser's point ε*, over random g, F, n and α.
+    """Compares ε_Down = U_F(−g, z_α²/2n) with the optimiser's point ε*, over random g, F, n and α.
 
     A row per problem: dimension, n, alpha and distance, ‖ε_Down − ε*‖_F / ‖ε*‖_F.
     """
@@ -239,8 +239,8 @@ def quantile_reached(
 ) -> pd.DataFrame:
     """How deep θ₀ + ε_Down really lies: P_Q( L(θ) ≤ L(θ₀ + ε_Down) ) with the surrogate *not* linearised.
 
-    Proposition 2 says α; curvature of L changes that when n is small and Q is wide. A row per n: n, delta, reached (the
-    probability, from `count` draws), and its standard_error.
+    Proposition 2 predicts α; the curvature of L changes that when n is small and Q is wide. A row per n: n, delta,
+    reached (the probability, from `count` draws), and its standard_error.
     """
     gradient, fisher = surrogate.gradient(), surrogate.fisher()
     rows = []
@@ -270,9 +270,9 @@ def pessimistic_weight(action: NDArray, advantage_sign: NDArray, delta: float) -
 def shifted_weight(z: NDArray, shift: NDArray, log_std_change: NDArray | float = 0.0) -> NDArray:
     """The weight of an action at z when mean and log-std move by ζ and η; Proposition 3 in m dimensions.
 
-    In units of the old standard deviations, the sample's gradient with respect to its mean is A z before and
-    A exp((|z|² − |Δ|²)/2 − Σ η) e^{−η} Δ after, Δ = e^{−η}(z − ζ). The weight is the second along the first.
-    z, shift: z and ζ, (..., m). log_std_change: η, (m,) or one number; zero in the paper.
+    In units of the old standard deviations, the sample's gradient with respect to its mean is A z before the move and
+    A exp((|z|² − |Δ|²)/2 − Σ η) e^{−η} Δ after it, with Δ = e^{−η}(z − ζ). The weight is the part of the second
+    gradient along the first. z, shift: z and ζ, (..., m). log_std_change: η, (m,) or one number; zero in the paper.
     """
     change = np.broadcast_to(log_std_change, z.shape[-1:])
     moved = np.exp(-change) * (z - shift)
@@ -281,7 +281,7 @@ def shifted_weight(z: NDArray, shift: NDArray, log_std_change: NDArray | float =
 
 
 def crossover(advantage_sign: int, delta: float) -> float:
-    """The |a| at which the weight is one: beyond it bad actions gain and good ones lose, within the reverse.
+    """The |a| at which the weight is one. Beyond it bad actions gain weight and good ones lose it; below, the reverse.
 
     For small δ it is 1 + sqrt(2δ)/2 for bad actions (A < 0) and 1 − sqrt(2δ)/2 for good ones. Raises ValueError for δ
     outside (0, 1/2], where the expansion's root need not exist.
@@ -299,7 +299,7 @@ def sample_weights(
     """The weight of every sample of a batch in g̃ = ∇L(θ) against its weight in g = ∇L(θ₀), for a real policy.
 
     Sample i contributes g_i = A_i ∇log π_θ₀(a_i|s_i) to g and g̃_i = A_i π_θ/π_θ₀ ∇log π_θ(a_i|s_i) to g̃. Its
-    weight is the second along the first, ⟨g̃_i, g_i⟩ / ⟨g_i, g_i⟩, over the parameters of the mean network;
+    weight is the part of g̃_i along g_i, ⟨g̃_i, g_i⟩ / ⟨g_i, g_i⟩, over the parameters of the mean network;
     A_i cancels.
     actor: at θ₀. theta: (P,) the perturbed parameters. observation: (N, obs), normalised. action: (N, actions).
     A row per sample: distance, |z| = ‖(a − μ)/σ‖; weight; ratio, π_θ/π_θ₀; shift, ‖ζ‖, ζ = (μ_θ − μ)/σ; towards,

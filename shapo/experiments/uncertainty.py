@@ -1,8 +1,8 @@
-"""What one update sees, from a trained run: how far SHAPO turns it, where it moves the policy, what is noise in it.
+"""One update of a trained run: how far SHAPO turns it, where it moves the policy, and what of it is noise.
 
-Notebook 91 asks the first; notebook 14 the others: is sharpness a proxy of epistemic uncertainty? Where the policy has
-seldom been, ε_Down should move it more; and gᵀF⁻¹g, the sharpness that sets σ² = gᵀF⁻¹g/n in Proposition 2, should tell
-how the gradient differs between batches.
+Notebook 91 asks the first question, notebook 14 the others: is sharpness a proxy of epistemic uncertainty? If so,
+ε_Down should move the policy more in states it has seldom visited, and gᵀF⁻¹g, the sharpness that sets σ² = gᵀF⁻¹g/n in
+Proposition 2, should tell how much the gradient differs between batches.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +28,7 @@ from shapo.sharpness import Fisher, Perturbation, conjugate_gradient
 
 
 class _Probe:
-    """Looks at what a perturbation is given, and does nothing."""
+    """A perturbation that records its gradient and Fisher operator, and moves nothing."""
 
     def __call__(self, gradient: torch.Tensor, fisher: Fisher, samples: int) -> torch.Tensor:
         self.gradient, self.fisher = gradient, fisher
@@ -36,7 +36,7 @@ class _Probe:
 
 
 def policy_of(run: Run) -> Trainer:
-    """A trainer with the networks, the normaliser and the multiplier that a run ended with, in worlds of its own."""
+    """A trainer with the networks, the normaliser and the multiplier that a run ended with, in fresh environments."""
     trainer, (arrays, meta) = Trainer(run.config), run.load()
     for name in ("actor", "critics", "normalizer"):
         getattr(trainer, name).load_state_dict(unprefixed(name, arrays))
@@ -45,7 +45,7 @@ def policy_of(run: Run) -> Trainer:
 
 
 def independent_batches(trainer: Trainer, count: int, seed: int) -> Iterable[Batch]:
-    """Batches of a trainer's policy in worlds of their own; the policy and its multiplier stay as they are."""
+    """Batches of a trainer's policy, each from fresh environments. The policy and its multiplier do not change."""
     config, state = trainer.config, trainer.algorithm_state
     scale = {name: np.copy(value) for name, value in trainer.normalizer.state_dict().items()}
     for child in np.random.SeedSequence([seed, config.seed]).spawn(count):
@@ -62,9 +62,9 @@ def independent_batches(trainer: Trainer, count: int, seed: int) -> Iterable[Bat
 def steps_of(
     trainer: Trainer, batch: Batch, perturbations: Mapping[object, Perturbation | None]
 ) -> tuple[dict[object, torch.Tensor], _Probe]:
-    """The accepted step (P,) of the next update under each perturbation, and what they were given: g and F at θ₀.
+    """The accepted step (P,) of the next update under each perturbation, and a probe that holds g and F at θ₀.
 
-    The policy stays as it is.
+    The policy does not change.
     """
     actor, theta0, probe = trainer.actor, trainer.actor.theta, _Probe()
     samples = (trainer.epoch + 1) * trainer.config.steps_per_epoch
@@ -78,7 +78,7 @@ def steps_of(
 
 
 def angle(u: torch.Tensor, v: torch.Tensor, product: Callable[[torch.Tensor], torch.Tensor]) -> float:
-    """Degrees between two steps in a metric, v ↦ F v; nan where one is zero. Here F is damped, as the steps' own."""
+    """Degrees between two steps in the metric v ↦ F v; nan if one is zero. Here F has the damping of the steps."""
     cosine = (u @ product(v)) / torch.sqrt((u @ product(u)) * (v @ product(v)))
     return float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))))
 
@@ -86,29 +86,29 @@ def angle(u: torch.Tensor, v: torch.Tensor, product: Callable[[torch.Tensor], to
 def turns(
     trainer: Trainer, perturbations: Mapping[object, Perturbation], seed: int = 0
 ) -> dict[object, float]:
-    """Degrees by which each perturbation turns the baseline's step on a batch."""
+    """Degrees by which each perturbation turns the baseline's step on one batch."""
     (batch,) = independent_batches(trainer, 1, seed)
     steps, probe = steps_of(trainer, batch, {"vanilla": None, **perturbations})
     return {name: angle(steps["vanilla"], steps[name], probe.fisher) for name in perturbations}
 
 
 def turn_of_batches(trainer: Trainer, seed: int = 0) -> float:
-    """Degrees between the baseline's steps of two independent batches."""
+    """Degrees between the baseline's steps on two independent batches."""
     batches = independent_batches(trainer, 2, seed)
     (first, _), (second, probe) = (steps_of(trainer, batch, {"": None}) for batch in batches)
     return angle(first[""], second[""], probe.fisher)
 
 
 def rarity(states: ArrayLike, among: ArrayLike, neighbours: int = 10) -> NDArray:
-    """(n,) distances from states (n, d) to their k-th nearest in another sample (m, d): large where few have been."""
+    """Distances (n,) of states (n, d) to their k-th nearest in a sample (m, d); large where the sample is sparse."""
     return cKDTree(among).query(states, [neighbours])[0][:, 0]
 
 
 def moved_where_rare(
     trainer: Trainer, perturbations: Mapping[str, Perturbation], count: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """A row per state of a batch, `count` of them: rarity in another batch of the policy, and KL(π₀ ‖ π_θ₀+ε) at the
-    state under each perturbation, as a share of its mean.
+    """A row for each of `count` states of a batch: its rarity in another batch of the policy, and the KL(π₀ ‖ π_θ₀+ε)
+    at the state under each perturbation, as a share of the mean over the states.
     """
     batch, other = independent_batches(trainer, 2, seed)
     _, probe = steps_of(trainer, batch, {})
@@ -131,10 +131,10 @@ def follows_rarity(table: pd.DataFrame) -> pd.Series:
 
 
 def episode_gradients(trainer: Trainer, batches: int, seed: int = 0) -> tuple[NDArray, Fisher]:
-    """(batches · environments, P) the surrogate's gradient on one environment's share of a batch each, and F.
+    """The surrogate's gradients (batches · environments, P), each on one environment's share of a batch, and F.
 
-    Each batch is independent; where every episode lasts EPISODE steps and a batch has one of each environment, a row is
-    an episode's. Not for CPO, whose objective is solved for on the whole batch.
+    The batches are independent. If every episode lasts EPISODE steps and a batch has one episode per environment, a row
+    is the gradient of an episode. CPO is not supported: its objective is solved for on the whole batch.
     """
     actor, rows = trainer.actor, []
     for batch in independent_batches(trainer, batches, seed):
@@ -147,7 +147,7 @@ def episode_gradients(trainer: Trainer, batches: int, seed: int = 0) -> tuple[ND
 
 
 def products(gradients: NDArray, fisher: Fisher) -> NDArray:
-    """(E, E) of gᵢᵀF⁻¹gⱼ, one solve for each of the gradients (E, P)."""
+    """The matrix (E, E) of gᵢᵀF⁻¹gⱼ, by one solve for each of the gradients (E, P)."""
     solved = []
     for gradient in torch.from_numpy(gradients).to(fisher.theta.dtype):
         x, *_ = conjugate_gradient(fisher, gradient / gradient.norm(), iterations=fisher.iterations)
@@ -157,11 +157,11 @@ def products(gradients: NDArray, fisher: Fisher) -> NDArray:
 
 
 def noise(products: NDArray, sizes: Iterable[int], steps: int = EPISODE) -> pd.DataFrame:
-    """How sharpness and the gradient's variance between batches go with n, from `products` of independent gradients.
+    """How sharpness and the gradient's variance between batches depend on n, from `products` of independent gradients.
 
-    A row per size, the number of gradients averaged in a batch: n, in steps; sharpness, the mean of gᵀF⁻¹g over
-    disjoint batches; variance, that of g between them in the norm of F⁻¹; along, the variance of gᵀx, x = F⁻¹ḡ, with ḡ
-    the mean of all; predicted, Proposition 2's σ² = ḡᵀF⁻¹ḡ / n.
+    A row per size, the number of gradients averaged in a batch. n: steps in the batch. sharpness: mean of gᵀF⁻¹g over
+    disjoint batches. variance: variance of g between them, in the norm of F⁻¹. along: variance of gᵀx between them, for
+    x = F⁻¹ḡ, where ḡ is the mean of all gradients. predicted: σ² = ḡᵀF⁻¹ḡ / n of Proposition 2.
     """
     rows = []
     for size in sizes:

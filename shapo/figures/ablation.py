@@ -21,8 +21,8 @@ def ablation(
     """A row of panels per task and baseline, a column per metric, a line per variant: IQM, interval, single runs.
 
     Vanilla goes through each panel as a line, with its interval as a band. Constant metrics are left out.
-    results: `experiments.results`. comparison: `safety.comparison` of them; its metrics are drawn, in order.
-    variants: the lines, top to bottom; those in results if not given. One without runs keeps an empty line.
+    results: `safety.results`. comparison: `safety.comparison` of them; its metrics are drawn, in order.
+    variants: the lines, top to bottom; by default those in results. A variant without runs keeps an empty line.
     Raises ValueError where there is no run to draw.
     """
     variants = list(results.variant.unique() if variants is None else variants)
@@ -35,7 +35,7 @@ def ablation(
             axis.axvline(row.iqm, lw=0.8, label="vanilla", **LOOKS["vanilla"].line)
             if np.isfinite(row.low):
                 axis.axvspan(row.low, row.high, color=LOOKS["vanilla"].colour, alpha=0.12, lw=0)
-        # Of three points the median is the IQM, their range the interval: seaborn estimates nothing.
+        # Seaborn gets three points, whose median is the IQM and whose range is the interval: it estimates nothing.
         three = rows[["iqm", "low", "high"]].stack().rename("value").reset_index()
         style = {"y": "variant", "order": variants, "hue": "variant", "hue_order": variants, "ax": axis}
         style |= {"palette": {name: look.colour for name, look in chosen.items()}, "legend": False}
@@ -45,7 +45,7 @@ def ablation(
         sns.pointplot(three, x="value", **marks, **interval, **style)
         for y, variant in enumerate(variants):
             seeds = runs.loc[runs.index == variant, cell[2]]
-            # In order: at random, no picture would be made twice.
+            # The seeds are spread in order: random jitter would make every picture different.
             beside = y + np.linspace(-0.25, 0.25, len(seeds))
             axis.scatter(seeds, beside, s=2.2**2, color=chosen[variant].colour, alpha=0.45, lw=0)
             if variant not in rows.index:
@@ -65,8 +65,8 @@ def dose_response(
     """What a radius does: a row per task, a column per metric, a line of medians per baseline; dots are seeds.
 
     results: a row per run with task, baseline, variant and the metrics; variants are "vanilla", drawn on the left as
-    radius 0, and "<symbol> = <radius>", for δ_Down as a share of δ_Up. symbol: "δ" or "ρ". metrics: of each task, left
-    to right. names: of the metrics, for the axes.
+    radius 0, and "<symbol> = <radius>", where δ_Down is a share of δ_Up. symbol: "δ" or "ρ". metrics: task -> its
+    metrics, left to right. names: metric -> label of its axes.
     """
     shown = results[results.variant.str.startswith((symbol, "vanilla"))]
     radius = shown.variant.str.extract(rf"{symbol} = (\S+)")[0].astype(float)
@@ -97,7 +97,7 @@ def dose_response(
 
 
 def _panels(results, comparison, height: float) -> tuple[Figure, dict[tuple[str, str, str], Axes]]:
-    """(task, baseline, metric) -> its panel: a row for each task and baseline with runs; constant metrics have none."""
+    """The figure, and (task, baseline, metric) -> panel: a row per task and baseline; constant metrics have none."""
     if results.empty:
         raise ValueError("results must hold at least one run; got none")
     metrics = {}
@@ -117,13 +117,13 @@ def _panels(results, comparison, height: float) -> tuple[Figure, dict[tuple[str,
 
 
 def _rows(table: pd.DataFrame, cell: tuple[str, str, str]) -> pd.DataFrame:
-    """A table's rows of one panel that have a number there, by variant."""
+    """The rows of a table that belong to one panel and have a number, indexed by variant."""
     here = table[(table[CELL] == list(cell)).all(axis=1)].set_index("variant")
     return here.dropna(subset="iqm" if "iqm" in here else cell[2])
 
 
 def _name(metric: str, task: str) -> str:
-    """On two lines, with an arrow towards better."""
+    """The label of a metric, on two lines, with an arrow towards better."""
     name, more = METRICS[metric]
     if metric == "tail":
         name = f"episodic cost, {100 * tail_level(task):g} % quantile"

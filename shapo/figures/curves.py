@@ -1,4 +1,4 @@
-"""Curves over training, or over a dial: of several seeds the median, and the middle half of them as a band."""
+"""Curves over training or over a dial: the median over seeds, with the middle half of them as a band."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,16 +18,15 @@ PANELS = {
     "lagrangian_multiplier": r"multiplier $\lambda$",
 }  # fmt: skip
 STEPS = "environment steps"
-POINTS = 150  # of a curve, at the most
+POINTS = 150  # the most that a curve has
 Series = Mapping[str, Sequence[pd.Series]]  # label -> a series over x per seed
 Progress = Mapping[str, Sequence[pd.DataFrame]]  # label -> a table per seed
 
 
 def curves(axis: Axes, series: Series, chosen: Mapping[str, Look], window: int = 1, middle="median") -> None:
-    """Median (or mean) over seeds as a line, from the first to the third quartile as a band.
+    """Draws the median (or mean) over seeds as a line, with a band from the first to the third quartile.
 
-    Of each seed the finite points are joined, averaged over `window` of them, backwards. A curve begins and ends where
-    all its seeds do.
+    A seed's finite points are joined, averaged backwards over `window`. A curve spans only the x that all seeds cover.
     """
     for place, (name, seeds) in enumerate(series.items()):
         seeds = [seed[np.isfinite(seed)].rolling(window, 1).mean() for seed in seeds]
@@ -50,9 +49,10 @@ def grid(
     size: tuple[float, float] = (PAGE, 2.4), rows: int = 1, window: int = 1, at: float | None = None,
     middle: Sequence[str] = ("median",), sharey: bool = False,
 ) -> tuple[Figure, np.ndarray]:  # fmt: skip
-    """A panel of `curves` per title, in rows. x: label of the lowest; y: labels, and middle: what lines are, in turn.
+    """A panel of `curves` per title, in `rows` rows.
 
-    like: label -> a name of `style.LOOKS` that it looks like. at: an x to mark in all panels.
+    x: label of the lowest row. y: labels of the panels, in turn. middle: "median" or "mean", in turn. like: label ->
+    the name in `style.LOOKS` whose look it takes. at: an x to mark in all panels.
     """
     columns = len(drawn) // rows
     fig, axes = canvas(*size, columns, rows, sharey=sharey)
@@ -76,10 +76,10 @@ def learning_curves(
     progress_by_label: Progress, cost_limit: float | None = None, panels: Mapping[str, str] = PANELS,
     like: Mapping[str, str] | None = None, window: int = 1,
 ) -> Figure:  # fmt: skip
-    """A panel per quantity over training, as `curves`; what is one number throughout is left out.
+    """A panel per quantity over training, as `curves`; a quantity that never changes is left out.
 
     progress_by_label: label -> one progress table per seed. cost_limit: β, drawn in "episode_cost".
-    panels: column -> title, one panel each. like: as for `grid`. window: rows of progress over which a curve is
+    panels: column -> title, one panel each. like: as in `grid`. window: rows of progress over which a curve is
     averaged, backwards. Raises ValueError when a table lacks a column.
     """
     every = [(name, table) for name, tables in progress_by_label.items() for table in tables]
@@ -102,7 +102,7 @@ def validation(table: pd.DataFrame, cost_limit: float) -> Figure:
     """Ours and a peer's learning curves: a column per baseline, a row each for return, cost and multiplier.
 
     table: a row per epoch of each run, with the columns baseline, side ("ours", "OmniSafe"), seed, steps and those of
-    PANELS. cost_limit: β. A baseline that has no multiplier in every epoch says so instead.
+    PANELS. cost_limit: β. A baseline without a multiplier in some epoch has a note in that panel instead.
     """
     drawn = {}
     for column, quantity in PANELS.items():
@@ -121,10 +121,10 @@ def validation(table: pd.DataFrame, cost_limit: float) -> Figure:
 
 
 def kl_of_perturbations(progress: Mapping[str, Progress], delta_down: Mapping[str, float]) -> Figure:
-    """Over training: how far each perturbed policy is from π₀, and what it loses there per distance.
+    """How far each perturbed policy is from π₀ over training, and how much it loses there per distance.
 
-    The loss is divided by sqrt(2 KL), to which it is proportional while both are small: the radius drops out, and what
-    is left is how well the direction was chosen.
+    The loss is divided by sqrt(2 KL), to which it is proportional while both are small. The radius drops out, and what
+    is left tells how well the direction was chosen.
     progress: task -> variant -> `Run.progress` of each seed. Variants without a perturbed actor are left out.
     delta_down: task -> δ_Down, nats. Raises ValueError where no run perturbed its actor.
     """
@@ -157,7 +157,7 @@ def schedules(
 ) -> Figure:
     """(a) δ_Down,t over training and (b) the confidence level it means if every step were an independent sample.
 
-    samples: n_t, environment steps. radii: label -> schedule n_t ↦ δ_Down,t. like: as for `grid`.
+    samples: n_t, environment steps. radii: label -> schedule n_t ↦ δ_Down,t. like: as in `grid`.
     """
     drawn: dict = {"radius": {}, "confidence level, $n = n_t$": {}}
     for name, radius in radii.items():
@@ -178,7 +178,7 @@ def autocorrelations(
 ) -> Figure:
     """(a) ρ_k of several quantities of one batch, τ in the legend; (b) the policy-gradient terms of one environment.
 
-    series: label -> ρ_0, ρ_1, … times: label -> τ. terms: (T,) y_t; the first `shown` are drawn.
+    series: label -> ρ_0, ρ_1, … times: label -> τ. terms: y_t (T,), of which the first `shown` are drawn.
     """
     named = {rf"{name}, $\tau$ = {times[name]:.1f}": [pd.Series(rho)] for name, rho in series.items()}
     labels = [r"$\rho_k$", r"$y_t = A_t \nabla\log\pi(a_t|s_t)^\top F^{-1}g$"]
@@ -193,7 +193,7 @@ def autocorrelations(
 def effective_samples(progress: Progress) -> Figure:
     """(a) τ_t and (b) n_eff,t = n_t/τ_t over training.
 
-    progress: label -> progress tables of seeds with columns steps, autocorrelation_time, n_eff.
+    progress: label -> a table per seed with columns steps, autocorrelation_time, n_eff.
     """
     titles = {"autocorrelation_time": "autocorrelation time", "n_eff": "effective samples"}
     drawn = {title: over_steps(progress, column) for column, title in titles.items()}

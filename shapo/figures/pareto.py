@@ -24,7 +24,7 @@ def pareto(
     """Figure 3. A panel per task: vanilla hollow, SHAPO filled, and for each baseline an arrow from one to the other.
 
     Points are interquartile means over seeds with their intervals; seeds are faint; step lines are Pareto fronts.
-    runs: `experiments.results`, for the seeds. table: `safety.comparison` of it, for the points.
+    runs: `safety.results`, for the seeds. table: `safety.comparison` of them, for the points.
     x: task -> metric on the horizontal axis; a panel each, in this order. labels: metric -> axis label.
     limits: task -> the cost limit, in the metric's unit. chosen: baseline -> its look.
     """
@@ -64,7 +64,7 @@ def pareto(
 def frontier(
     runs: pd.DataFrame, table: pd.DataFrame, x: Names, labels: Names, limits: Limits = None
 ) -> Figure:
-    """Figure 4. As `pareto`, but the "baselines" are settings of one dial, from light to dark."""
+    """Figure 4: a `pareto` whose "baselines" are the settings of one dial, from light to dark."""
     return pareto(runs, table, x, labels, limits, ordered(dict.fromkeys(table.baseline)))
 
 
@@ -88,7 +88,7 @@ def _point(axis: Axes, point: pd.Series, seeds: np.ndarray, look: Look) -> None:
 
 
 def _fronts(axis: Axes, points: pd.DataFrame) -> None:
-    """The edge of what each variant dominates, to the frame; the frame stays where the points put it."""
+    """Draws the edge of what each variant dominates, up to the frame, which stays where the points put it."""
     (_, right), (bottom, _) = frame = axis.get_xlim(), axis.get_ylim()
     for variant, part in points.groupby("variant"):
         front = part[pareto_front(part.x, part.y)].sort_values("x")

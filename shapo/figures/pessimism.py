@@ -1,4 +1,4 @@
-"""Notebooks 01 and 02: the geometry of pessimism, its quantile, and what it weighs."""
+"""Notebooks 01 and 02: the geometry of pessimism, its quantile, and how it weighs actions."""
 
 import io
 from collections.abc import Mapping
@@ -120,7 +120,7 @@ def quantile(
     plane.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
     plane.grid(False)
     width = np.ptp(values) / 60
-    # one of them at the limit
+    # one edge lies at the limit
     edges = limit + width * np.arange(np.floor((values.min() - limit) / width), 62)
     grey_and_orange = {"palette": ["#CFCFCF", ORANGE], "alpha": 1, "lw": 0, "legend": False}
     sns.histplot(x=values, hue=tail, bins=edges, stat="density", ax=histogram, **grey_and_orange)
@@ -199,7 +199,7 @@ class Dial:
         return self.fig
 
     def png(self) -> bytes:
-        """The picture, sharp at half its size; what does not move is drawn once, at the first call."""
+        """The picture as PNG, sharp at half its size. The parts that do not move are drawn once, at the first call."""
         moving = [*self.rings, self.tail, self.step]
         if self.canvas is None:
             for artist in moving:
@@ -218,7 +218,7 @@ class Dial:
 
 
 def reweighting(a: ArrayLike, bad: Curves, good: Curves, roots: pd.DataFrame) -> Figure:
-    """Figure 2: Proposition 3's weight of an action, and where its statement changes over.
+    """Figure 2: the weight of an action in Proposition 3, and the |a| at which it crosses one.
 
     a: |a| in standard deviations (M,). bad, good: δ_Down -> weight g̃/g (M,), for A < 0 and A > 0.
     roots: columns delta, bad, good: the |a| at which the weight is one.
@@ -251,7 +251,7 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
     """The weights of a real batch: their mean over distance, each against its own prediction, and the shifts.
 
     samples: `theory.sample_weights` with a column advantage. delta: δ_Down.
-    prediction: Proposition 3: distance, bad, good (M,), for one sample alone in its batch.
+    prediction: distance, bad, good (M,) of Proposition 3, for one sample alone in its batch.
     """
     fig, (means, own, towards) = canvas(PAGE, 2.6, 3)
     r, bins = np.sqrt(2 * delta), np.linspace(0.2, 3.4, 9)
@@ -265,7 +265,7 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
         alone = {"lw": 1, "color": colour, "label": f"{name}, alone (Prop. 3)"}
         means.plot(prediction["distance"], prediction[key], "--", **alone)
         sns.histplot(x=rows["towards"], fill=sign < 0, color=colour, ax=towards, **steps)
-        towards.axvline(-sign * r, color=colour, lw=1, ls="--")  # the move it would make alone
+        towards.axvline(-sign * r, color=colour, lw=1, ls="--")  # the move of a lone sample
     means.axhline(1, color="k", lw=0.7)
     means.set(xlim=(0, 3.4), ylim=(1 - 4 * r, 1 + 4 * r))
     far = samples[samples["distance"] > 0.5]
@@ -285,7 +285,7 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
 def dilution(table: pd.DataFrame) -> Figure:
     """How much of Proposition 3's shift a sample gets for itself, over the number of samples that share it.
 
-    table: columns samples, share: a row per batch; share is one where each sample stands alone.
+    table: a row per batch with columns samples and share; share is one where each sample stands alone.
     """
     fig, (axis,) = canvas(COLUMN, 2.3)
     mean = table.groupby("samples")["share"].mean()

@@ -1,4 +1,4 @@
-"""The differentiable robots: notebook 20's gradients, and what 21 and 22 find that sharpness-aware training changes."""
+"""The differentiable robots: gradients (notebook 20), and what sharpness-aware training changes (21 and 22)."""
 
 from collections.abc import Mapping
 
@@ -21,10 +21,10 @@ RISE = r"relative rise $\Delta\mathcal{L}/|\mathcal{L}|$"
 
 
 def gradient_check(checks: pd.DataFrame, errors: pd.DataFrame) -> Figure:
-    """Gradients of the simulation over central differences, and how far apart they are by horizon.
+    """Gradients of the simulation over central differences, and the error between them by horizon.
 
-    Axes are linear about 0 and logarithmic beyond, so that the largest does not hide the others.
-    checks: columns task, gradient, difference, converged (else hollow), of one horizon.
+    Axes are linear about 0 and logarithmic beyond, so that the largest gradient does not hide the others.
+    checks: columns task, gradient, difference, converged (hollow marks where not), at one horizon.
     errors: columns task, horizon, error.
     """
     fig, axes = canvas(PAGE, 2.5, 3)
@@ -54,7 +54,7 @@ def gradient_check(checks: pd.DataFrame, errors: pd.DataFrame) -> Figure:
 
 
 def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> Figure:
-    """Return and falls over a condition: median (of falls: mean) and middle half of policies (Figures 2 to 4).
+    """Median return and mean falls over a condition, with the middle half of policies as a band (Figures 2 to 4).
 
     panels: title -> (`policy_means` by one condition, the condition's column, its value in training).
     """
@@ -63,7 +63,7 @@ def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> 
         for title, (table, column, _) in panels.items()
         for quantity, words in QUANTITIES.items()
     }
-    # The median of shares is 0 where two policies in five fall.
+    # Falls have a mean, because their median is 0 where two policies in five fall.
     fig, axes = grid(drawn, size=(PAGE, 0.6 + 2.1 * len(panels)), rows=len(panels), middle=("median", "mean"))
     for row, (_, column, trained) in zip(axes.reshape(-1, 2), panels.values(), strict=True):
         for axis in row:
@@ -76,7 +76,7 @@ def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> 
 def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
     """Mean return over contact stiffness × damping, one map per algorithm on one scale (Figure 1).
 
-    table: `policy_means` by stiffness and damping. trained: the pair of training, framed.
+    table: `policy_means` by stiffness and damping. trained: stiffness and damping of training, framed.
     """
     means = table.groupby(["algorithm", "damping", "stiffness"])["return"].mean()
     names = list(dict.fromkeys(table.algorithm))
@@ -114,10 +114,10 @@ def sharpness(table: pd.DataFrame) -> Figure:
 
 
 def flat_and_robust(table: pd.DataFrame, noise: float) -> Figure:
-    """What policies keep under action noise, over how sharp they are: a mark per policy, a large one per median.
+    """What policies keep under action noise, over their sharpness: a mark per policy, a large one per median.
 
     table: columns algorithm, rise (of |L|, along the gradient), kept (share of the return without noise), return.
-    noise: λ at which kept and return were found.
+    noise: λ at which kept and return were measured.
     """
     fig, axes = canvas(PAGE, 2.7, 2)
     titles = {"kept": "share of return kept", "return": "return per episode"}
@@ -134,7 +134,7 @@ def flat_and_robust(table: pd.DataFrame, noise: float) -> Figure:
 
 
 def ascents(table: pd.DataFrame) -> Figure:
-    """How far the loss rises where a cheaper ascent leads, of the exact ascent's rise, over what it costs.
+    """The rise of the loss after a cheaper ascent, as a share of the exact ascent's, over the cost of the ascent.
 
     table: `landscape.of_exact`. Points: medians over policies; bars: the middle half of them.
     """
@@ -154,6 +154,6 @@ def ascents(table: pd.DataFrame) -> Figure:
 
 
 def _per(table: pd.DataFrame, unit: str, x: str, y: str) -> dict[str, list[pd.Series]]:
-    """algorithm -> y over x of each of its units."""
+    """algorithm -> the series of y over x for each of its units."""
     parts = table.groupby("algorithm", sort=False)
     return {name: [rows.set_index(x)[y] for _, rows in part.groupby(unit)] for name, part in parts}

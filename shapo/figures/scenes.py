@@ -1,4 +1,4 @@
-"""What a policy does: an episode seen from above, a robot from the side; still and moving."""
+"""What a policy does: an episode seen from above, or a robot from the side, as a figure and as an animation."""
 
 from collections.abc import Callable, Sequence
 
@@ -45,7 +45,7 @@ def trajectory(
 def trajectory_animation(
     positions: ArrayLike, goals: ArrayLike, hazards: ArrayLike, cost: ArrayLike, title: str = "", frames=100
 ) -> animation.FuncAnimation:
-    """The same episode as `trajectory`, moving; show it with `HTML(result.to_jshtml())`.
+    """The episode of `trajectory` as an animation; show it with `HTML(result.to_jshtml())`.
 
     frames: number of pictures the T steps are thinned to. Cost between two pictures is not lost.
     """
@@ -75,11 +75,11 @@ def trajectory_animation(
 def robot_frames(
     ends: ArrayLike, radii: Sequence[float], times: Sequence[float], title: str = "", span: float = 2.4
 ) -> Figure:
-    """Pictures of a robot from the side, one after the other, each where it stands at its time.
+    """Pictures of a robot from the side, one beside the other, each centred on the robot at its time.
 
-    Left limbs are blue, right ones orange, those at the back lighter; what is in the middle is grey.
-    ends: (T, k, 2, 3) ends of its capsules, metres, the robot facing along +x in the first. radii: (k,).
-    times: (T,) seconds. span: metres shown of each.
+    Left limbs are blue and right limbs orange, lighter at the back of the robot; the middle of the body is grey.
+    ends: (T, k, 2, 3) ends of its capsules, metres; in the first, the robot faces along +x. radii: (k,), metres.
+    times: (T,) seconds. span: width of each picture, metres.
     """
     fig, axes = canvas(PAGE, 1.9, len(times))
     ends = np.asarray(ends, float)
@@ -95,9 +95,9 @@ def robot_frames(
 def robot_animation(
     ends: ArrayLike, radii: Sequence[float], dt: float, title: str = "", span: float = 3.5, every: int = 2
 ) -> animation.FuncAnimation:
-    """A robot moving, seen from the side by a camera that follows; show it with `HTML(result.to_jshtml())`.
+    """An animation of a robot from the side, with a camera that follows it; show it with `HTML(result.to_jshtml())`.
 
-    ends, radii: as for `robot_frames`. dt: seconds between two of them. every: of which one is drawn.
+    ends, radii: as in `robot_frames`. dt: seconds between two steps of ends. every: steps per picture.
     """
     ends = np.asarray(ends, float)
     fig, (axis,) = canvas(4.6, 2.6)
@@ -123,8 +123,8 @@ def _stage(axis: Axes, middle: float, span: float, ends: np.ndarray) -> None:
 
 
 def _robot(axis: Axes, radii: Sequence[float], first: np.ndarray) -> Callable[[np.ndarray], LineCollection]:
-    """Draws capsules (k, 2, 3): lines with round ends, as thick as they are, from far to near. first: at t = 0."""
-    axis.figure.canvas.draw()  # lays out, so that a metre has a length
+    """A function that draws capsules (k, 2, 3), far to near, as round-ended lines of their width. first: at t = 0."""
+    axis.figure.canvas.draw()  # sets the layout, so that a metre has a length in pixels
     (left, _), (right, _) = axis.transData.transform([(0, 0), (1, 0)])
     widths = 2 * np.asarray(radii, float) * (right - left) * 72 / axis.figure.dpi
     robot = axis.add_collection(LineCollection([], capstyle="round"))
@@ -136,7 +136,7 @@ def _robot(axis: Axes, radii: Sequence[float], first: np.ndarray) -> Callable[[n
     def posed(capsules: np.ndarray) -> LineCollection:
         order = np.argsort(-capsules[..., 1].mean(1))  # the camera looks along +y
         segments = capsules[order][..., [0, 2]]
-        segments[:, 1, 0] += 0.02  # metres: of a sphere, whose ends are one pixel, nothing would be drawn
+        segments[:, 1, 0] += 0.02  # metres: a sphere, whose ends coincide, would not be drawn
         robot.set(segments=list(segments), linewidths=widths[order], colors=colours[order])
         return robot
 
@@ -144,7 +144,7 @@ def _robot(axis: Axes, radii: Sequence[float], first: np.ndarray) -> Callable[[n
 
 
 def animated(fig: Figure, draw, frames, interval: float, dpi: float = 100) -> animation.FuncAnimation:
-    """`draw(t)` for t in frames, `interval` milliseconds apart. The figure's layout is found once, for all of them."""
+    """An animation of `draw(t)` for t in frames, `interval` milliseconds apart. The layout is computed only once."""
     fig.set_dpi(dpi)
     fig.canvas.draw()
     fig.set_layout_engine("none")

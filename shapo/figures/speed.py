@@ -1,4 +1,4 @@
-"""Notebooks 23 and 90: how fast, compared with what."""
+"""Notebooks 23 and 90: how fast the package is, compared with what."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from shapo.figures.style import BLUE, COLUMN, ORANGE, PAGE, SKY, canvas, label
 def benchmarks(table: pd.DataFrame, parts: pd.DataFrame) -> Figure:
     """How many times better than its peers the package is, and what sharpness costs an epoch.
 
-    table: `benchmarks.compare`. parts: `benchmarks.epoch_parts`, vanilla in its first row.
+    table: `peers.compare`. parts: `peers.epoch_parts`, with vanilla in the first row.
     """
     fig, (ratios, shares) = canvas(PAGE, 4.2, 2, width_ratios=(1.5, 1))
     rows = table[table["better"].isin(["more", "less"])].reset_index(drop=True)
@@ -40,9 +40,9 @@ def benchmarks(table: pd.DataFrame, parts: pd.DataFrame) -> Figure:
 
 
 def training_time(table: pd.DataFrame, paper: Mapping[str, float], words: Mapping[str, str]) -> Figure:
-    """Iterations with an ascent over iterations without, per robot (Table 1).
+    """Time of an iteration with an ascent over that of one without, per robot (Table 1).
 
-    table: columns task, side, ratio, low, high. paper: task -> the paper's ratio. words: side -> what it is.
+    table: columns task, side, ratio, low, high. paper: task -> the paper's ratio. words: side -> its label.
     """
     tasks = list(dict.fromkeys(table.task))
     fig, axes = canvas(COLUMN * max(1.0, 0.95 * len(tasks)), 1.8, len(tasks), sharey=True)
@@ -59,7 +59,7 @@ def training_time(table: pd.DataFrame, paper: Mapping[str, float], words: Mappin
 
 
 def _bars(axis: Axes, lengths: pd.Series, rows: pd.DataFrame, words, left: float = 0.0) -> None:
-    """Thin bars with their extremes and their ratios in figures, from the top down; what is compared beside them."""
+    """Thin bars from the top down, with their extremes, their ratios as numbers, and the labels `words`."""
     style = {"xerr": [rows.ratio - rows.low, rows.high - rows.ratio], "error_kw": {"lw": 0.8, "capsize": 1.5}}
     axis.barh(rows.index, lengths, 0.4, left, color=BLUE, **style)
     for row, entry in rows.dropna(subset="ratio").iterrows():

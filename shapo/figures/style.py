@@ -1,8 +1,8 @@
 """One style, one table of looks and one `save` for every figure.
 
-A look is a colour, dashes and a marker, so that what a figure contrasts survives deuteranopia and grey print: what is
-compared with is black and dashed, and no two looks of one figure share a marker. Colours are Okabe and Ito's, shades of
-one hue where a radius grows. Widths are those of a two-column paper: `COLUMN` for one column, `PAGE` for both.
+A look is a colour, dashes and a marker, so that a figure's contrasts survive deuteranopia and grey print: the reference
+is black and dashed, and no two looks of one figure share a marker. Colours are Okabe and Ito's, or shades of one hue
+where a radius grows. Widths are those of a two-column paper: `COLUMN` for one column, `PAGE` for both.
 """
 
 import logging
@@ -35,7 +35,7 @@ class Look(NamedTuple):
 
     @property
     def line(self) -> dict:
-        """How matplotlib draws its line."""
+        """Matplotlib's arguments for a line of this look."""
         return {"color": self.colour, "linestyle": (0, self.dashes) if self.dashes else "-"}
 
 
@@ -75,7 +75,7 @@ STYLE = {
     "pdf.fonttype": 42, "animation.embed_limit": 40,
 }  # fmt: skip
 
-logging.getLogger("fontTools").setLevel(logging.ERROR)  # it remarks on the dates in the fonts of every PDF
+logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of the dates in the fonts of every PDF
 SMOKE = "smoke: proves the pipeline, claims nothing"
 
 
@@ -85,7 +85,7 @@ def use_style() -> None:
 
 
 def looks(names: Iterable[str], like: Mapping[str, str] | None = None) -> dict[str, Look]:
-    """A look for each name: that of `LOOKS`, or of the name that it is to look like; spare ones for all others."""
+    """A look for each name: that of `LOOKS`, or of the name that `like` gives it; all other names get spare looks."""
     known = {name: LOOKS.get((like or {}).get(name, name)) for name in names}
     taken = {look.colour for look in known.values() if look}
     grey = [Look(GREY, look.dashes, look.marker) for look in SPARE]
@@ -94,7 +94,7 @@ def looks(names: Iterable[str], like: Mapping[str, str] | None = None) -> dict[s
 
 
 def ordered(names: Iterable[str]) -> dict[str, Look]:
-    """Looks for the settings of one dial, in order: from light to dark, each with its marker."""
+    """Looks for the settings of one dial, in order from light to dark, each with its own marker."""
     names = list(names)
     shades = sns.color_palette("blend:#7DBCEB,#0072B2,#00264A", max(2, len(names)))
     rows = zip(names, shades, cycle(SPARE), strict=False)
@@ -102,18 +102,18 @@ def ordered(names: Iterable[str]) -> dict[str, Look]:
 
 
 def home(profile: str) -> Path:
-    """Where a profile's figures go: figures/smoke/, or runs/figures/, which git ignores both; or where SHAPO_FIGURES
-    says, which is figures/ when the notebooks are executed in a batch."""
+    """The folder of a profile's figures: figures/smoke/ for smoke, else runs/figures/; git ignores both. SHAPO_FIGURES
+    replaces the latter: it is figures/ when the notebooks are executed in a batch."""
     if profile == "smoke":
         return ROOT / "figures" / "smoke"
     return Path(os.environ.get("SHAPO_FIGURES") or ROOT / "runs" / "figures")
 
 
 def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = None) -> list[Path]:
-    """Writes name.png and name.pdf to `home(profile)`; gives the two paths.
+    """Writes name.png and name.pdf to the folder, by default `home(profile)`, and returns the two paths.
 
-    A figure of the smoke profile says across itself what it is. The files carry no date and no version, so the same
-    figure gives the same bytes.
+    A figure of the smoke profile has a note across it. The files carry no date and no version, so the same figure
+    gives the same bytes.
     """
     folder = folder or home(profile)
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def canvas(width: float, height: float, columns: int = 1, rows: int = 1, **more)
 
 
 def label(axis: Axes, title: str, x: str = "", y: str = "") -> None:
-    """Title and labels; where a figure has several panels, titles have letters."""
+    """Sets the title and the labels of the axes. In a figure of several panels, titles have letters."""
     panels = axis.figure.axes
     letter = f"({'abcdefghijkl'[panels.index(axis)]})  " if title and 1 < len(panels) < 13 else ""
     axis.set_title(letter + title, loc="left")
@@ -144,7 +144,7 @@ def label(axis: Axes, title: str, x: str = "", y: str = "") -> None:
 
 
 def nothing(axis: Axes, text: str, x: float = 0.5, y: float = 0.5, **place) -> None:
-    """Says why there is nothing: in the middle of a panel, or in a place of it."""
+    """Writes why there is nothing to draw, in the middle of a panel or at (x, y) in it."""
     place = {"transform": axis.transAxes, "ha": "center", "fontsize": 7} | place
     axis.text(x, y, text, va="center", color=GREY, **place)
     if (x, y) == (0.5, 0.5):

@@ -14,7 +14,7 @@ from shapo.figures.curves import curves
 from shapo.figures.style import LIMIT, PAGE, canvas, legend, looks, nothing, short_count
 
 Costs = Mapping[tuple[str, str, str], Sequence[pd.DataFrame]]  # (task, baseline, variant) -> a table per seed
-Curve = Callable[[str, pd.DataFrame], pd.Series]  # (task, table of a seed) -> what is drawn of it
+Curve = Callable[[str, pd.DataFrame], pd.Series]  # (task, table of a seed) -> the curve to draw
 
 
 def moving_quantile(
@@ -29,10 +29,10 @@ def moving_quantile(
 def tails(
     costs: Costs, levels: Mapping[str, float], limits: Mapping[str, float] | None = None, windows: int = 10
 ) -> Figure:
-    """Figure 5. A quantile of the episodic cost over a window that moves through training, as in `curves`.
+    """Figure 5: `curves` of a quantile of the episodic cost in a window that moves through training.
 
-    costs: a table per seed, with columns steps and cost; none for what is not there. Tasks are rows, baselines columns.
-    levels: task -> q. limits: task -> β. windows: how many windows side by side make up training.
+    costs: a table per seed with columns steps and cost, no table where no run is available. Rows of panels are tasks,
+    columns baselines. levels: task -> q. limits: task -> β. windows: how many windows side by side make up training.
     """
     total = _largest(costs, "steps")
 
@@ -53,7 +53,7 @@ def tails(
 
 
 def exceedance(costs: Costs, limits: Mapping[str, float] | None = None) -> Figure:
-    """The share of all of training's episodes that cost more than c, against c; arranged as `tails`."""
+    """The share of all training episodes that cost more than c, over c; arranged as in `tails`."""
     most = _largest(costs, "cost")
 
     def curve(task: str, table: pd.DataFrame) -> pd.Series:
@@ -73,7 +73,7 @@ def exceedance(costs: Costs, limits: Mapping[str, float] | None = None) -> Figur
 
 
 def _largest(costs: Costs, column: str) -> dict[str, float]:
-    """The largest value in a task's tables; 1 where there is none. Tasks whose costs are all one number drop out."""
+    """The largest value of a column per task; 1 if there is none. Tasks of constant cost drop out, unless all are."""
     found: dict[str, list] = {}
     for (task, *_), tables in costs.items():
         found.setdefault(task, [pd.DataFrame({"steps": [], "cost": []})]).extend(filter(len, tables))
@@ -85,7 +85,7 @@ def _largest(costs: Costs, column: str) -> dict[str, float]:
 
 
 def _small_multiples(costs: Costs, curve: Curve, rows: Mapping[str, str]) -> tuple[Figure, dict[tuple, Axes]]:
-    """Tasks × baselines, every variant's curves in each. Gives the panels in which something is drawn."""
+    """A panel per task and baseline with every variant's curves. Returns the figure, and the panels with curves."""
     baselines = list(dict.fromkeys(baseline for task, baseline, _ in costs if task in rows))
     size = (PAGE, 1.3 * len(rows) + 0.7)
     fig, axes = canvas(*size, len(baselines), len(rows), sharex="row", sharey="row")
@@ -96,7 +96,7 @@ def _small_multiples(costs: Costs, curve: Curve, rows: Mapping[str, str]) -> tup
             axis.set_title(baseline)
         if baseline == baselines[0]:
             axis.set_ylabel(rows[task])
-        if not cells:  # not asked for, as Sauté where the limit is 0
+        if not cells:  # not an experiment, as SauteRL where the limit is 0
             axis.set_axis_off()
         elif any(len(table) for tables in cells.values() for table in tables):
             series = {name: [curve(task, t) for t in tables if len(t)] for name, tables in cells.items()}

@@ -1,4 +1,4 @@
-"""One update, taken apart, and what is noise in it: notebooks 03, 08, 14 and 20."""
+"""The parts of one update, and what in it is noise: notebooks 03, 08, 14 and 20."""
 
 from collections.abc import Mapping, Sequence
 
@@ -36,7 +36,7 @@ def pessimistic_step(sweep: pd.DataFrame, delta_down: float) -> Figure:
 
 
 def conjugate_gradient_residuals(solves: Mapping[str, Sequence[float]]) -> Figure:
-    """Relative residual ‖b − F x‖ / ‖b‖ after each product, per solve; the first one's end is what to reach."""
+    """Relative residual ‖b − F x‖ / ‖b‖ after each product, per solve; a line marks the end of the first solve."""
     first = next(iter(solves))
     series = {name: [pd.Series(values)] for name, values in solves.items()}
     fig, (axis,) = grid(
@@ -51,7 +51,7 @@ def conjugate_gradient_residuals(solves: Mapping[str, Sequence[float]]) -> Figur
 def line_search(paths: Mapping[str, pd.DataFrame], accepted: Mapping[str, float], target_kl: float) -> Figure:
     """Surrogate and KL along steps, and the point the line search takes.
 
-    paths: per method, columns surrogate and kl over the fraction of the step (index). accepted: fraction taken.
+    paths: method -> columns surrogate and kl over the fraction of the step (index). accepted: method -> fraction taken.
     target_kl: δ_Up, nats.
     """
     titles = {"surrogate": "surrogate along the step", "kl": "distance along the step"}
@@ -95,9 +95,9 @@ def critic_symmetry(curves: Mapping[str, pd.DataFrame], rho: float) -> Figure:
 
 
 def tangent(steps: ArrayLike, losses: ArrayLike, slope: float) -> Figure:
-    """A loss along a direction, and the line that its gradient draws through it at step 0.
+    """A loss along a direction, and its tangent at step 0.
 
-    steps: (k,), ascending, 0 among them. losses: (k,). slope: of the gradient along the direction.
+    steps: (k,), ascending, 0 among them. losses: (k,). slope: derivative of the loss along the direction.
     """
     loss, steps = pd.Series(np.asarray(losses, float), steps), np.asarray(steps, float)
     line = pd.Series(loss.iloc[np.abs(steps).argmin()] + slope * steps, steps)
@@ -112,7 +112,7 @@ def tangent(steps: ArrayLike, losses: ArrayLike, slope: float) -> Figure:
 def moved_where_rare(tables: Mapping[str, pd.DataFrame], bins: int = 10) -> Figure:
     """A panel per policy: the KL of each perturbation, as a share of its mean, over how rare a state is.
 
-    tables: policy -> `uncertainty.moved_where_rare`. A point is the mean over a tenth of the states, by rarity.
+    tables: policy -> `uncertainty.moved_where_rare`. A point is the mean over one of `bins` equal groups by rarity.
     """
     drawn = {}
     for policy, table in tables.items():
@@ -126,9 +126,9 @@ def moved_where_rare(tables: Mapping[str, pd.DataFrame], bins: int = 10) -> Figu
 
 
 def gradient_noise(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """A panel per policy: sharpness and the gradient's variance between batches over n; along F⁻¹g, what is predicted.
+    """A panel per policy over n: sharpness, and the gradient's variance between batches, in all and along F⁻¹g.
 
-    tables: policy -> `uncertainty.noise`.
+    The prediction for the latter is drawn too. tables: policy -> `uncertainty.noise`.
     """
     names = {
         "sharpness": r"sharpness $g^\top F^{-1}g$", "variance": "variance between batches, in $F^{-1}$",

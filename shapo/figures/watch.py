@@ -1,4 +1,4 @@
-"""An episode of a trained policy on film: MuJoCo's pictures where it can draw without a screen, drawings elsewhere."""
+"""An animated episode of a trained policy: MuJoCo's pictures if it can draw without a screen, else drawings."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ from shapo.figures.style import canvas
 from shapo.runs.run import Run
 
 PROGRAM = Path(__file__).with_name("render.py")
-LIBRARIES = "egl", "osmesa", "cgl"  # that may draw without a screen; MUJOCO_GL names the first to try
+LIBRARIES = "egl", "osmesa", "cgl"  # may draw without a screen; MUJOCO_GL names the first to try
 SIZE = 360, 480  # pixels of a picture, height and width
 GOAL, HAZARD, LIMB = (0.1, 0.7, 0.4, 0.35), (0.9, 0.6, 0.1, 0.6), (0.0, 0.45, 0.7, 1.0)
 STAGE = """<mujoco><asset><texture type="skybox" builtin="flat" rgb1="1 1 1" width="8" height="8"/>
@@ -33,7 +33,7 @@ STAGE = """<mujoco><asset><texture type="skybox" builtin="flat" rgb1="1 1 1" wid
 
 @dataclass
 class Film:
-    """An episode: it shows itself in a notebook, and `save` writes a file. made_by: egl, osmesa, ..., or "drawing"."""
+    """An episode that shows itself in a notebook and can be saved. made_by: egl, osmesa, ..., or "drawing"."""
 
     animation: animation.FuncAnimation
     made_by: str
@@ -43,7 +43,7 @@ class Film:
         return self.animation.to_jshtml()
 
     def save(self, path: str | Path) -> Path:
-        """Writes a .gif, or where ffmpeg is installed an .mp4."""
+        """Writes a .gif, or an .mp4 where ffmpeg is installed."""
         path = Path(path)
         writer = {".gif": "pillow", ".mp4": "ffmpeg"}.get(path.suffix.lower())
         if writer is None or not animation.writers.is_available(writer):
@@ -58,7 +58,7 @@ def watch(
     run: Run, path: str | Path | None = None, *, seed: int = 0, steps: int = 1000, frames: int = 100,
     deterministic: bool = True, render: bool = True,
 ) -> Film:  # fmt: skip
-    """An episode of the run's policy, of at most `steps`, in at most `frames` pictures; written to `path`, if any.
+    """An episode of the run's policy, of at most `steps`, in at most `frames` pictures; written to `path` if given.
 
     render: False for a drawing even where MuJoCo can make pictures.
     """
@@ -87,7 +87,7 @@ def watch(
 
 
 def _rendered(episode: dict, shown: np.ndarray) -> tuple[str, np.ndarray | None]:
-    """Who drew, and pictures (T, height, width, 3); "drawing" and None where nobody could."""
+    """The library that drew, and its pictures (T, height, width, 3); "drawing" and None where none could."""
     if "dt" not in episode:
         return "drawing", None
     own = os.environ.get("MUJOCO_GL")
@@ -105,7 +105,7 @@ def _rendered(episode: dict, shown: np.ndarray) -> tuple[str, np.ndarray | None]
 
 
 def _told(episode: dict, shown: np.ndarray) -> dict[str, np.ndarray]:
-    """What render.py reads: geoms of the world, shapes beside them, and where the camera looks."""
+    """The arrays that render.py reads: geoms of the world, shapes beside them, and where the camera looks."""
     count = len(shown)
     told = {
         "ends": np.empty((count, 0, 2, 3)), "radii": [], "colours": np.empty((0, 4)), "kinds": [], "size": SIZE,
@@ -113,7 +113,7 @@ def _told(episode: dict, shown: np.ndarray) -> dict[str, np.ndarray]:
     }  # fmt: skip
     if "world" in episode:
         told |= {name: episode[name][shown] for name in ("geom_xpos", "geom_xmat")}
-    if "positions" in episode:  # discs on the ground: in our worlds, what nothing can hit is not there
+    if "positions" in episode:  # discs on the ground: our worlds lack what nothing can hit
         hazards = np.broadcast_to(episode["hazards"], (count, *episode["hazards"].shape))
         discs = np.concatenate([episode["goals"][shown, None], hazards], 1)
         heights = np.broadcast_to([0.001, 0.02], (*discs.shape[:2], 2))
@@ -142,13 +142,13 @@ def _limbs(episode: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _moving(world: mujoco.MjModel) -> np.ndarray:
-    """Geoms of the robot: of the first body that has a joint, and all that hangs on it."""
+    """Geoms of the robot: those of the body tree that holds the first joint."""
     root = world.body_rootid[world.jnt_bodyid[0]] if world.njnt else 0
     return np.flatnonzero(world.body_rootid[world.geom_bodyid] == root)
 
 
 def _flipped_through(pictures: np.ndarray, shown, episode: dict, title: str) -> animation.FuncAnimation:
-    """Pictures one after the other, with what they are worth so far above them."""
+    """An animation of the pictures, with the return and cost so far above them."""
     height, width = pictures.shape[1:3]
     fig = plt.figure(figsize=(width / 100, height / 100 + 0.25), dpi=100)
     fig.set_layout_engine("none")
@@ -159,7 +159,7 @@ def _flipped_through(pictures: np.ndarray, shown, episode: dict, title: str) -> 
 
 
 def _counted(episode: dict, shown: np.ndarray, title: str) -> animation.FuncAnimation:
-    """Of an environment that cannot be seen: its return and cost so far."""
+    """An animation of return and cost so far, for an environment that cannot be seen."""
     _, (axis,) = canvas(4.6, 2.6)
     sums = {"return": np.cumsum(episode["reward"]), "cost": np.cumsum(episode["cost"])}
     lines = {name: axis.plot(so_far, label=name)[0] for name, so_far in sums.items()}

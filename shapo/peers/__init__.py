@@ -1,17 +1,17 @@
-"""Speed and memory beside the peers: safety_gymnasium, EnvPool, OmniSafe, bare MuJoCo, and plain autograd.
+"""Speed and memory against the peers: safety_gymnasium, EnvPool, OmniSafe, bare MuJoCo, and plain autograd.
 
-A *probe* measures one thing once, in a process of its own, so that memory, threads and cores are what they say. A
+A *probe* measures one thing once, in a process of its own, so that its memory, threads and cores are its own. A
 *benchmark* measures its sides in turn, repeat by repeat, and returns a tidy table:
 
 | column    | description                                                            |
 |-----------|------------------------------------------------------------------------|
 | benchmark | name of the benchmark function                                         |
 | task      | the task it was measured on                                            |
-| quantity  | what was measured: "steps", "rollout", ...                             |
-| side      | whose it is: "shapo", "OmniSafe", ...                                  |
-| repeat    | 0, 1, ...; those of one number were taken right after each other       |
+| quantity  | name of the measured quantity: "steps", "rollout", ...                 |
+| side      | what was measured against others: "shapo", "OmniSafe", ...             |
+| repeat    | 0, 1, ...; values of one repeat were measured right after each other   |
 | value     | NaN where a side was skipped                                           |
-| unit      | of the value                                                           |
+| unit      | unit of the value                                                      |
 | note      | the setting, or why a side was skipped and how to install it           |
 
 `compare` turns measurements into ratios with their spread and the target each has to reach.

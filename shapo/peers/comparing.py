@@ -1,4 +1,4 @@
-"""From measurements to ratios, with their spread and the targets they have to reach."""
+"""Ratios of measurements, with their spread and the targets they have to reach."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from shapo.runs.store import write_atomically
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which two sides of which measurements are set against each other, and what is to be reached."""
+    """Two sides of a measurement to compare, and the target to reach."""
 
     title: str
     benchmark: str
     task: str
     quantity: str
-    ours: str  # a side
+    ours: str  # the side that is compared
     theirs: str  # the side it is compared with
     better: str  # "more": the ratio is ours/theirs; "less": theirs/ours; "cost": ours/theirs, less is better;
     #              "own": ours/theirs of two sides that are both ours, more is better
-    target: float | None = None  # of the ratio: at least this; for a cost, at most
-    limit: float | None = None  # of our own value, in its unit: at most this; where more is better, at least
+    target: float | None = None  # the ratio has to be at least this; for a cost, at most
+    limit: float | None = None  # our own value has to be at most this; where more is better, at least
 
 
 _ENVS, _TWO, _BARE = "environments", "shapo, two cores", "bare MuJoCo"
@@ -63,11 +63,11 @@ COMPARISONS = tuple(Comparison(*row) for row in (
 
 
 def compare(measurements: pd.DataFrame) -> pd.DataFrame:
-    """A row per comparison of whose sides there are measurements, or rows that say why not.
+    """A row per comparison whose two sides were measured, or skipped with a note that says why.
 
-    Columns: comparison; ours, theirs (medians), unit; ratio (median of the paired repeats), low, high (its
-    extremes); target of the ratio; reached (None: no target, or nothing measured); better; note.
-    Where the target is a limit on our own value, the target of the ratio is the one at that limit.
+    Columns: comparison; ours, theirs (medians), unit; ratio (median of the paired repeats), low, high (its extremes);
+    target of the ratio; reached (None: no target, or nothing measured); better; note. Where a comparison has a limit on
+    our own value, target is the ratio at that limit.
     """
     rows = []
     for comparison in COMPARISONS:
@@ -76,7 +76,7 @@ def compare(measurements: pd.DataFrame) -> pd.DataFrame:
             found = found[found[column] == getattr(comparison, column)]
         if found["side"].nunique() == 2:
             rows.append(_compared(comparison, found))
-    return pd.DataFrame(rows).astype({"reached": object})  # True, False and None, not one of NumPy's
+    return pd.DataFrame(rows).astype({"reached": object})  # Python's True, False and None, not NumPy's
 
 
 def _compared(comparison: Comparison, rows: pd.DataFrame) -> dict:
@@ -99,21 +99,21 @@ def _compared(comparison: Comparison, rows: pd.DataFrame) -> dict:
 
 
 def epoch_parts(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of an epoch's parts, medians: a row per variant, columns rollout, actor, critics."""
+    """Median seconds of an epoch's parts: a row per variant, columns rollout, actor, critics."""
     rows = measurements.query("benchmark == 'epochs'")
     parts = rows.pivot_table(index="side", columns="quantity", values="value", aggfunc="median")
     return parts.loc[list(VARIANTS), ["rollout", "actor", "critics"]]
 
 
 def summary(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Median, smallest and largest value of every side, for reading."""
+    """Median, smallest and largest value of every side, for display."""
     names = ["task", "quantity", "side", "unit", "note"]
     groups = measurements.groupby(names, sort=False, dropna=False)["value"]
     return groups.agg(["median", "min", "max"]).reset_index()
 
 
 def store(measurements: pd.DataFrame, folder: Path, name: str = "benchmarks") -> Path:
-    """Writes name.csv: the measurements with commit, machine and package versions in every row."""
+    """Writes name.csv, the measurements with commit, machine and package versions in every row; returns its path."""
     source = here()
     table = measurements.assign(**(source | {"machine": f"{source['machine']}, {os.cpu_count()} cores"}))
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,5 +123,5 @@ def store(measurements: pd.DataFrame, folder: Path, name: str = "benchmarks") ->
 
 
 def read(folder: Path, name: str = "benchmarks") -> pd.DataFrame:
-    """What `store` wrote there."""
+    """The measurements that `store` wrote to a folder."""
     return pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values={"value": ""})

@@ -1,4 +1,4 @@
-"""The differentiable simulator: what gradients cost, and what a second rollout costs an iteration of SHAC."""
+"""The differentiable simulator: the cost of gradients, and of a second rollout in an iteration of SHAC."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ NEWTON = {way: f"Newton's solver, {way}" for way in (FORWARD, BOTH)}
 def simulate(task: str, envs: int, horizon: int) -> dict[str, float]:
     """Probe: steps per second of a window, without and with the gradient of its reward in all actions; memory, MB.
 
-    Beside it the bare solver of Newton, without observations, rewards and autograd.
+    The bare solver of Newton is measured as well, without observations, rewards and autograd.
     """
-    from shapo.peers.newton_solver import NewtonSolver  # Newton, which the other probes do without
+    from shapo.peers.newton_solver import NewtonSolver  # here, since no other probe needs it
     from shapo.robots.env import DifferentiableEnv
 
     env = DifferentiableEnv(task, envs)
@@ -36,7 +36,7 @@ def simulate(task: str, envs: int, horizon: int) -> dict[str, float]:
         torch.autograd.grad(reward(leaf), leaf)
 
     both()
-    memory = psutil.Process().memory_info().rss / 1e6  # before Newton's solver has taken its own
+    memory = psutil.Process().memory_info().rss / 1e6  # before Newton's solver takes any
     newton = NewtonSolver(env.robot, envs)
     q, qd, torque = env.simulator.q0.repeat(envs, 1), torch.zeros(envs, 6 + env.robot.actions), 0 * actions[0]
 
@@ -52,7 +52,7 @@ def simulate(task: str, envs: int, horizon: int) -> dict[str, float]:
 
 
 def gradients(repeats: int, task: str, envs: int = 64, horizon: int = 32) -> pd.DataFrame:
-    """Windows of `horizon` control steps on one core, forward alone, and forward and backward; memory after both."""
+    """Speed of `horizon` control steps on one core, forward, and forward and backward; memory after the latter."""
     units = dict.fromkeys((FORWARD, BOTH, *NEWTON.values()), "steps/s") | {"memory": "MB"}
     sides = {"steps": partial(run_apart, simulate, task=task, envs=envs, horizon=horizon)}
     rows = side_by_side("gradients", sides, repeats, units, task)
@@ -79,6 +79,6 @@ def iterate(task: str, envs: int, horizon: int, iterations: int) -> dict[str, fl
 
 
 def robots(repeats: int, task: str, envs: int = 64, horizon: int = 32, iterations: int = 3) -> pd.DataFrame:
-    """An iteration of training with one rollout, with two, and with one and another of few robots; on one core."""
+    """An iteration of training on one core: with one rollout, with two, and with a second one of few robots."""
     probe = partial(run_apart, iterate, task=task, envs=envs, horizon=horizon, iterations=iterations)
     return side_by_side("robots", {"iteration": probe}, repeats, "s", task)

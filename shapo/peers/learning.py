@@ -1,4 +1,4 @@
-"""Training: beside OmniSafe, on two cores beside one, and what sharpness costs."""
+"""Training: against OmniSafe, on two cores against one, and what sharpness costs."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def _config(task: str, epochs: int, steps_per_epoch: int, **settings) -> Config:
 
 
 def run_study(task: str, epochs: int, steps_per_epoch: int) -> dict:
-    """Probe: a study of two runs of PIDLag on the cores there are, one thread each.
+    """Probe: a study of two runs of PIDLag on the cores of the process, one thread each.
 
-    "steps" per second of all that train at once, and the seconds of an epoch, are by the runs' own clocks. "study",
-    the steps per second of `Study.run`, counts all that a user waits for: processes that start and import,
-    checkpoints, the slower run.
+    "steps", the steps per second of all runs that train at once, and the seconds of an epoch come from the runs' own
+    clocks. "study", the steps per second of `Study.run`, includes all that a user waits for: the start and imports of
+    processes, checkpoints, and the slower run.
     """
     configs = [_config(task, epochs, steps_per_epoch, seed=seed) for seed in range(CORES)]
     with tempfile.TemporaryDirectory() as folder:
@@ -58,14 +58,14 @@ def run_study(task: str, epochs: int, steps_per_epoch: int) -> dict:
 
 
 def study(repeats: int, epochs: int, steps_per_epoch: int, task: str = TASK) -> pd.DataFrame:
-    """The same study on two cores and on one, from its start to its end."""
+    """The speed of the same study on two cores and on one, from its start to its end."""
     probe = partial(partial, run_apart, run_study, task=task, epochs=epochs, steps_per_epoch=steps_per_epoch)
     sides = {"two cores": probe(cores=CORES), "one core": probe(cores=1)}
     return alternate("study", sides, repeats, UNITS, task)
 
 
 def train_omnisafe(task: str, envs: int, torch_threads: int, epochs: int, steps_per_epoch: int) -> dict:
-    """Probe: what `run_study` measures, of OmniSafe's TRPOPID with `envs` vector environments, by its clock."""
+    """Probe: the steps, rollout and update of `run_study`, for OmniSafe's TRPOPID by its own clock."""
     config = _config(task, epochs, steps_per_epoch).resolved
     with omnisafe.agent_for(config, TASKS[task].reference, envs, torch_threads) as (agent, folder):
         agent.learn()
@@ -87,7 +87,7 @@ def _omnisafe_run(setting: tuple[int, int], **settings) -> Callable[[], dict]:
 def best_omnisafe_setting(
     steps_per_epoch: int, envs: Sequence[int] = (1, 2, 5, 10), threads: Sequence[int] = (1, 2), task: str = TASK
 ) -> tuple[tuple[int, int], pd.DataFrame]:  # fmt: skip
-    """How OmniSafe uses two cores best: an epoch with each number of vector environments and torch threads.
+    """Measures an epoch of OmniSafe on two cores with each number of vector environments and torch threads.
 
     Returns the fastest (environments, threads), and the measurements.
     """
@@ -116,7 +116,7 @@ def training(
 
 
 def train_variants(task: str, repeats: int, steps_per_epoch: int) -> list[dict]:
-    """Probe: the variants train side by side in one process, an epoch each in turn; what every epoch took."""
+    """Probe: trains the variants in one process, an epoch each in turn, and returns what every epoch took."""
     trainers = {name: Trainer(_config(task, 1, steps_per_epoch, **way)) for name, way in VARIANTS.items()}
     rows = []
     with one_thread():
@@ -129,7 +129,7 @@ def train_variants(task: str, repeats: int, steps_per_epoch: int) -> list[dict]:
 
 
 def epochs(repeats: int, steps_per_epoch: int, task: str = TASK) -> pd.DataFrame:
-    """An epoch of each variant on one core: seconds of rollout, actor, critics; products with F."""
+    """An epoch of each variant on one core: seconds of rollout, actor and critics, and the products with F."""
     settings = {"task": task, "repeats": repeats, "steps_per_epoch": steps_per_epoch}
     rows = pd.DataFrame(run_apart(train_variants, **settings))
     unit = np.where(rows["quantity"] == "conjugate gradient", "products/epoch", "s/epoch")

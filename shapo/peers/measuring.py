@@ -1,4 +1,4 @@
-"""How everything is measured: in a process of its own, in turn, into one tidy table."""
+"""The way everything is measured: in a process of its own, in turn, into one tidy table."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from tqdm import tqdm
 from shapo.runs.run import provenance
 from shapo.runs.workers import ONE_THREAD
 
-TASK = "PointGoal1-v0"  # where a benchmark is not told another
-CORES = 2  # what every side has at most
+TASK = "PointGoal1-v0"  # the default task of a benchmark
+CORES = 2  # the most that any side uses
 INSTALL_PEERS = "skipped: install with ./run_all.sh setup --peers"
 COLUMNS = ["benchmark", "task", "quantity", "side", "repeat", "value", "unit", "note"]
 
 
 class ProbeError(RuntimeError):
-    """A probe failed in its process; the message ends with its error, of which it is raised."""
+    """A probe failed in its process. The message ends with the probe's error, which is the cause."""
 
 
 def run_apart(
     probe: Callable, *, cores: int = 1, threads: int = 1, timeout: float = 1200, **arguments
 ) -> Any:
-    """What `probe(**arguments)` returns in a fresh process on `cores` cores with `threads` numerical threads.
+    """Runs `probe(**arguments)` in a fresh process on `cores` cores with `threads` numerical threads.
 
-    It writes nothing to the terminal or the working directory, and whatever it starts ends with it.
-    probe: a function of some module. timeout: seconds. Raises ProbeError when the probe fails, TimeoutError when it
-    takes too long.
+    The process writes nothing to the terminal or the working directory, and whatever it starts ends with it.
+    probe: a function of a module, whose result is returned. timeout: seconds. Raises ProbeError when the probe fails,
+    TimeoutError when it takes too long.
     """
     with tempfile.TemporaryDirectory(prefix="shapo-benchmark-") as folder:
         apart = ProcessPoolExecutor(
@@ -56,15 +56,15 @@ def run_apart(
                 f"{probe.__name__}({arguments}) failed:\n{type(error).__name__}: {error}"
             ) from error
         finally:
-            apart.shutdown(kill_workers=True)  # with the workers of its environments
+            apart.shutdown(kill_workers=True)  # and the workers of its environments
 
 
 def _confine(cores: int, threads: int, folder: str) -> None:
-    """What a probe's process does first."""
-    if hasattr(os, "sched_setaffinity"):  # elsewhere (macOS) the system places us as it likes
+    """Limits a probe's process to its cores and threads, moves it to its folder, and silences it."""
+    if hasattr(os, "sched_setaffinity"):  # elsewhere (macOS) the system chooses the cores
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     torch.set_num_threads(threads)
-    multiprocessing.set_start_method(None, force=True)  # loky's cannot start asynchronous environments
+    multiprocessing.set_start_method(None, force=True)  # loky's method cannot start async environments
     os.chdir(folder)
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
@@ -75,9 +75,9 @@ def alternate(
     benchmark: str, sides: Mapping[str, Callable[[], dict]], repeats: int, units: Mapping[str, str] | str,
     task: str = TASK,
 ) -> pd.DataFrame:  # fmt: skip
-    """Measures all sides `repeats` times, in turn and every other round in reverse: a drift hits all alike.
+    """Measures all sides `repeats` times in turn, every other round in reverse, so that a drift affects all alike.
 
-    A side returns its values by the name of the quantity, and may add a "note". units: of each quantity or of all.
+    A side returns its values by the name of the quantity, and may add a "note". units: per quantity, or one for all.
     """
     rows = []
     with tqdm(total=repeats * len(sides), desc=f"{benchmark} {task}", unit="probe", file=sys.stdout) as bar:
@@ -95,20 +95,20 @@ def alternate(
 
 
 def side_by_side(benchmark: str, probes: Mapping[str, Callable[[], dict]], *settings: Any) -> pd.DataFrame:
-    """As `alternate`, of probes that each measure one quantity of all sides, and return its values by side."""
+    """`alternate` for probes that each measure one quantity of all sides and return its values by side."""
     rows = alternate(benchmark, probes, *settings)
     return rows.rename(columns={"side": "quantity", "quantity": "side"})[COLUMNS]
 
 
 def with_skipped(rows: pd.DataFrame, sides: Sequence[str], why: str = INSTALL_PEERS) -> pd.DataFrame:
-    """The measurements, and of their first quantity a row for each of the sides that was not measured."""
+    """The measurements, with a row of their first quantity for each of the sides that was not measured."""
     row = rows.iloc[[0]].assign(repeat=0, value=np.nan, note=why)
     absent = [row.assign(side=side) for side in sides if side not in set(rows["side"])]
     return pd.concat([rows, *absent], ignore_index=True)
 
 
 def in_turn(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds of each way, the mean of two calls in mirrored order, after one that warms up."""
+    """Seconds of each way: the mean of two calls in mirrored order, after a call that warms up."""
     seconds = dict.fromkeys(ways, 0.0)
     for way in ways.values():
         way()
@@ -120,7 +120,7 @@ def in_turn(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def at_once(function: Callable, calls: Sequence[tuple], what: str, jobs: int = 2) -> Iterator[Any]:
-    """What `function` returns of each call, in order, `jobs` single-threaded processes at a time; with a bar."""
+    """Yields the result of each call of `function`, in order, from `jobs` single-threaded processes, with a bar."""
     bar = tqdm(total=len(calls), desc=what, unit="run", file=sys.stdout, postfix="the first of them train")
     with bar, joblib.parallel_config("loky", inner_max_num_threads=1):
         delayed = (joblib.delayed(function)(*call) for call in calls)
@@ -131,7 +131,7 @@ def at_once(function: Callable, calls: Sequence[tuple], what: str, jobs: int = 2
 
 
 def is_installed(peer: str) -> bool:
-    """Whether an optional peer is there, found out without importing it."""
+    """Whether an optional peer is installed; it is not imported."""
     return importlib.util.find_spec(peer) is not None
 
 

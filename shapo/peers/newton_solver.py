@@ -1,6 +1,6 @@
-"""Newton's `SolverFeatherstone`, whose control steps `simulator.kernels` takes: to time it and to test against it.
+"""Newton's `SolverFeatherstone`, which takes the same control steps as `simulator.kernels`, for timing and for tests.
 
-Two of its kernels are replaced: the ground is DFlex's, as in `dynamics.ground_force`, and a gradient is mended.
+Two of its kernels are replaced: the ground is DFlex's, as in `dynamics.ground_force`, and one gradient is corrected.
 In Newton 1.8.0 the kernel `eval_rigid_tau` overwrites the external force on a body with the same force in another
 frame. Warp's backward pass then reads the overwritten one, with the wrong sign: an error of 6 % over eight control
 steps. Nothing else reads the overwritten value, so the corrected kernel is the installed one without that line.
@@ -48,7 +48,7 @@ def ground_contact(
     stiffness: wp.array[float], damping: wp.array[float], friction: wp.array[float], in_world: bool,
     body_f: wp.array[wp.spatial_vector],
 ):  # fmt: skip
-    """DFlex's ground, called as Newton's `eval_body_contact`, of which Newton's is a jump."""
+    """DFlex's ground with the signature of Newton's `eval_body_contact`, whose own damping jumps at contact."""
     contact = wp.tid()
     material, up = shape[contact], wp.vec3(0.0, 0.0, 1.0)
     body = shape_body[material]
@@ -69,16 +69,16 @@ def ground_contact(
 
 
 def recorded(function: Callable[[], None]) -> wp.Graph:
-    """The kernels that it launches, to be launched again."""
+    """The kernels that `function` launches, as a graph that can be launched again."""
     with wp.ScopedCapture(device="cpu") as capture:
         function()
     return capture.graph
 
 
 class NewtonSolver:
-    """N robots on Newton's solver, a control step and its derivative recorded as graphs.
+    """N robots on Newton's solver, with a control step and its derivative recorded as graphs.
 
-    corrected: False for its gradient as released.
+    corrected: False keeps Newton's gradient as released.
     """
 
     def __init__(self, robot: Robot, num_envs: int, corrected: bool = True):
@@ -104,7 +104,7 @@ class NewtonSolver:
             self._record()
 
     def forward(self, q: Tensor, qd: Tensor, torque: Tensor) -> list[Tensor]:
-        """q, qd after a control step."""
+        """q and qd after a control step."""
         inputs = q, qd, torch.nn.functional.pad(torque, (6, 0))  # the torso has no motor
         for array, value in zip(self._inputs, inputs, strict=True):
             self._rows(array).copy_(value)
@@ -112,7 +112,7 @@ class NewtonSolver:
         return [self._rows(array).clone() for array in self._outputs]
 
     def backward(self, *seeds: Tensor) -> list[Tensor]:
-        """Gradients of Σ seed · output of the last step, which is run again, in q, qd and torque."""
+        """Gradients of Σ seed · output in q, qd and torque, for the last step, which is run again."""
         for array, seed in zip(self._seeds, seeds, strict=True):
             self._rows(array).copy_(seed)
         wp.capture_launch(self._backward_graph)
@@ -142,7 +142,7 @@ class NewtonSolver:
         for _ in range(self.num_envs):
             worlds.add_world(one)
         model = worlds.finalize(device="cpu")
-        model.requires_grad = True  # of states and the solver's arrays
+        model.requires_grad = True  # for the states and the solver's arrays
         dofs = {
             "joint_armature": robot.armature, "joint_damping": robot.joint_damping,
             "joint_limit_ke": robot.limit_stiffness, "joint_limit_kd": 0.0,
@@ -151,7 +151,7 @@ class NewtonSolver:
         for name, value in dofs.items():
             if value is not None:
                 self._rows(getattr(model, name))[:, 6:] = value
-        self._rows(model.joint_damping)[:, 6:] += robot.limit_damping  # as DFlex
+        self._rows(model.joint_damping)[:, 6:] += robot.limit_damping  # as in DFlex
         materials = {
             "ke": robot.stiffness, "kd": robot.damping, "mu": robot.friction, "kf": robot.friction_gain, "ka": 0.0
         }  # fmt: skip
@@ -163,7 +163,7 @@ class NewtonSolver:
         return wp.to_torch(array, requires_grad=False).view(self.num_envs, -1)
 
     def _every_capsule_end(self) -> newton.Contacts:
-        """A static set, as Newton's collision detection is not differentiable."""
+        """A static set of contacts, since Newton's collision detection is not differentiable."""
         found = []
         for shape, _, ends, radius in capsules(self._model):
             found += [(shape, end, radius) for end in np.unique(ends, axis=0)]  # a sphere has one

@@ -1,7 +1,7 @@
 """OmniSafe's own trainers (0.5.0, optional) on our environments, from our configs.
 
-So a run of theirs and one of ours differ by the code of the algorithm alone. One unit differs: OmniSafe averages the
-KL over the action's A components, too, hence
+A run of theirs and one of ours therefore differ only in the code of the algorithm. One unit differs: OmniSafe averages
+the KL also over the action's A components, so that
 
     KL_theirs = KL / A,      F_theirs + d I = (F + A d I) / A,
 
@@ -33,11 +33,11 @@ from shapo.envs import TASKS, make_env
 from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium
 
 NAMES = {TRPOLag: "TRPOLag", PIDLag: "TRPOPID", CPO: "CPO"}  # what OmniSafe calls our baselines
-CASES = {0: RECOVERY, 1: BINDING, 2: BINDING, 3: FREE, 4: FREE}  # its numbers of CPO's cases, as ours
+CASES = {0: RECOVERY, 1: BINDING, 2: BINDING, 3: FREE, 4: FREE}  # OmniSafe's numbers of CPO's cases -> ours
 
 
 def settings(config: Config) -> dict[str, dict]:
-    """OmniSafe's `custom_cfgs` that mean what `config` means.
+    """The `custom_cfgs` of OmniSafe that mean the same as `config`.
 
     Raises ValueError for what OmniSafe does not have: perturbations, other baselines, CPO with the violation per step.
     """
@@ -78,14 +78,14 @@ def settings(config: Config) -> dict[str, dict]:
 
 @functools.cache
 def environment() -> type:
-    """Our environments as a class of OmniSafe's, registered under our names of the tasks. Raises ImportError."""
-    os.environ.update(WANDB_MODE="disabled", WANDB_ERROR_REPORTING="false")  # imported, never used
+    """Our environments as a class of OmniSafe's, under our names of the tasks. Raises ImportError without OmniSafe."""
+    os.environ.update(WANDB_MODE="disabled", WANDB_ERROR_REPORTING="false")  # wandb is never used
     import_safety_gymnasium()
     from omnisafe.envs.core import CMDP, env_register
 
     @env_register
     class BatchedTask(CMDP):
-        """Several environments, stepped together. episodes: (steps so far, return, cost, length) of each that ended."""
+        """Several environments, stepped together. episodes: (steps so far, return, cost, length) of every ended one."""
 
         _support_envs: ClassVar = list(TASKS)
         need_time_limit_wrapper = need_auto_reset_wrapper = False  # ours do both
@@ -99,11 +99,11 @@ def environment() -> type:
             self._running, self.episodes = np.zeros((3, num_envs)), []
 
         def set_seed(self, seed: int) -> None:
-            """Of the next reset; environments as in `shapo.train`, which keeps those of two seeds apart."""
+            """Sets the seed of the next reset, hashed as in `shapo.train` so that two seeds share no environment."""
             self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
 
         def reset(self, seed=None, options=None):
-            """OmniSafe resets at every epoch. Episodes that have just begun stay, as `shapo.train` has it."""
+            """Resets, as OmniSafe does at every epoch. Episodes that have just begun stay, as in `shapo.train`."""
             if seed is not None:
                 self.set_seed(seed)
             begin = self._seed is not None or self._running[2].any()
@@ -139,9 +139,9 @@ def environment() -> type:
 def agent_for(
     config: Config, task: str | None = None, envs: int | None = None, threads: int = 1
 ) -> Iterator[tuple[Any, Path]]:
-    """OmniSafe's trainer for `config`, and the folder it writes to; silent, and gone at the end.
+    """OmniSafe's trainer for `config`, and the folder it writes to, which is removed at the end. The trainer is silent.
 
-    task, envs: another environment than ours, of OmniSafe's own, and how many of them.
+    task, envs: an environment of OmniSafe's own instead of ours, and how many of them.
     """
     environment()
     import omnisafe
@@ -158,14 +158,14 @@ def agent_for(
 
 
 def progress(folder: Path) -> pd.DataFrame:
-    """What OmniSafe wrote there, a row per epoch."""
+    """The progress that OmniSafe wrote to a folder, a row per epoch."""
     (path,) = folder.rglob("progress.csv")
     return pd.read_csv(path)
 
 
 @contextmanager
 def _adding(eps: float) -> Iterator[None]:
-    """Inside, OmniSafe's conjugate gradient adds `eps` to its denominators; 1e-6 is its own."""
+    """A context in which OmniSafe's conjugate gradient adds `eps` to its denominators; its own value is 1e-6."""
     from omnisafe.algorithms.on_policy.base import trpo
     from omnisafe.algorithms.on_policy.second_order import cpo
 
@@ -175,16 +175,16 @@ def _adding(eps: float) -> Iterator[None]:
 
 
 def train(config: Config, eps: float = 1e-6) -> pd.DataFrame:
-    """One run of OmniSafe's in this process, whose random state and torch settings it changes; a row per epoch.
+    """Trains a run of OmniSafe in this process, whose random state and torch settings it changes; a row per epoch.
 
     Columns, as in `Run.progress`: epoch, steps, episode_return, episode_cost, J_C, std, lagrangian_multiplier (CPO: ν*,
-    nan in recovery), and CPO's case. eps: of `_adding`. Raises ImportError without OmniSafe.
+    nan in recovery), and CPO's case. eps: as in `_adding`. Raises ImportError without OmniSafe.
     """
     with agent_for(config) as (agent, folder), _adding(eps):
         agent.learn()
         theirs = progress(folder)
     columns = ["steps", "episode_return", "episode_cost", "length"]
-    # OmniSafe's wrappers hand on public names: this is our environment's record, inside them
+    # OmniSafe's wrappers pass public names on, so this is the record of our environment inside them
     episodes = pd.DataFrame(agent._env._env.episodes, columns=columns)
     epoch = np.ceil(episodes["steps"] / config.steps_per_epoch).astype(int)
     table = episodes.groupby(epoch)[["episode_return", "episode_cost"]].mean()
@@ -198,11 +198,11 @@ def train(config: Config, eps: float = 1e-6) -> pd.DataFrame:
 
 
 def shadow(config: Config, eps: float = 1e-6) -> pd.DataFrame:
-    """OmniSafe trains; at every update ours is asked for its step from the same parameters on the same batch.
+    """Trains OmniSafe, and at every update computes our step from the same parameters on the same batch.
 
     A row per epoch: epoch; cosine of the angle between the two steps, and ratio of their lengths, ours to theirs (nan
-    where either stays put); kl and their_kl, nats, of the new policies; their_multiplier and our lagrangian_multiplier
-    after as many updates by the same costs (CPO: only ours, ν*, and its case). eps: of `_adding`.
+    where either is zero); kl and their_kl of the new policies, nats; their_multiplier and our lagrangian_multiplier
+    after as many updates by the same costs (CPO: only ours, ν*, and its case). eps: as in `_adding`.
     """
     config = config.resolved
     algorithm, rows, state = config.algorithm, [], config.algorithm.initial_state()
@@ -244,7 +244,7 @@ def _multiplier(agent: Any) -> float:
 
 
 def _parameters(agent: Any) -> Tensor:
-    """(P,) of OmniSafe's actor, in the order of `GaussianActor.theta`: theirs begin with log σ, ours end with it."""
+    """Parameters (P,) of OmniSafe's actor in the order of `GaussianActor.theta`: log σ, first in theirs, goes last."""
     actor = agent._actor_critic.actor
     weights = [p.detach().flatten() for name, p in actor.named_parameters() if name != "log_std"]
     return torch.cat([*weights, actor.log_std.detach()])

@@ -1,4 +1,4 @@
-"""TRPO of sb3-contrib on gymnasium's robots, beside `experiments.safety.unconstrained`: the field's curve of ours.
+"""TRPO of sb3-contrib on gymnasium's robots, for comparison with ours in `experiments.safety.unconstrained`.
 
 python -m shapo.peers.sb3        trains what `figures/data/sb3.csv` is to hold: two tasks, three seeds, 1 M steps
 """
@@ -19,10 +19,10 @@ from shapo.runs.train import one_thread
 
 
 def train(config: Config) -> pd.DataFrame:
-    """A row per epoch of sb3-contrib's TRPO at the settings of a config: task, seed, steps, episode_return: the mean
-    over the episodes that ended in the epoch.
+    """Trains sb3-contrib's TRPO at the settings of a config. Columns, a row per epoch: task, seed, steps, and
+    episode_return, the mean over the episodes that ended in the epoch.
 
-    Its KL is a mean over components, as OmniSafe's: 0.01 and damping 0.1. Observations are normalised, rewards not.
+    Its KL is a mean over components, as OmniSafe's, with radius 0.01 and damping 0.1. Only observations are normalised.
     """
     from sb3_contrib import TRPO
     from stable_baselines3.common.callbacks import BaseCallback

@@ -1,4 +1,4 @@
-"""Environments: steps and resets beside safety_gymnasium, EnvPool and bare MuJoCo; memory."""
+"""Environments: speed of steps and resets against safety_gymnasium, EnvPool and bare MuJoCo; memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ THREADS = {"one thread": 1, "two threads": 2}
 
 
 def _make(maker: str, task: str, num_envs: int, threads: int = 1) -> Any:
-    """`num_envs` environments, reset: ours, EnvPool's, or safety_gymnasium's, asynchronous or a single one."""
+    """`num_envs` environments after a reset: ours, EnvPool's, or safety_gymnasium's (asynchronous, or a single one)."""
     if maker == "shapo":
         env = make_env(task, num_envs=num_envs, threads=threads)
     elif maker == "EnvPool":
@@ -46,7 +46,7 @@ def _actions(steps: int, shape: Sequence[int]) -> np.ndarray:
 
 
 def run_env(maker: str, task: str, num_envs: int, steps: int, resets: int, env_threads: int = 1) -> dict:
-    """Probe: steps per second, with steps ≥ 1000 of whole episodes; milliseconds of one reset."""
+    """Probe: steps per second, of whole episodes if steps ≥ 1000, and milliseconds of one reset."""
     env = _make(maker, task, num_envs, env_threads)
     actions = _actions(steps, env.action_space.shape)
     for action in actions[:20]:
@@ -67,7 +67,7 @@ def environments(
     repeats: int, steps: int, resets: int, num_envs: int = 20, their_envs: int = 10, task: str = TASK,
     peers: Sequence[str] = (SINGLE, ASYNC),
 ) -> pd.DataFrame:  # fmt: skip
-    """Steps per second, and resets: ours on one core and on two, safety_gymnasium's single and asynchronous."""
+    """Speed of steps and resets: ours on one core and on two, safety_gymnasium's single and asynchronous."""
     probe = partial(partial, run_apart, run_env, task=task, steps=steps, resets=resets)
     sides = {
         "shapo": probe(maker="shapo", num_envs=num_envs),
@@ -101,7 +101,7 @@ def step_locomotion(task: str, makers: Sequence[str], num_envs: int, steps: int)
 
 
 def locomotion(repeats: int, steps: int, task: str, num_envs: int = 20) -> pd.DataFrame:
-    """Steps per second beside EnvPool with as many threads, on two cores, with the resets that falls bring."""
+    """Our steps per second and EnvPool's with as many threads, on two cores, including the resets after falls."""
     makers = ["shapo", "EnvPool"] if measuring.is_installed("envpool") else ["shapo"]
     probe = partial(
         run_apart, step_locomotion, cores=CORES, task=task, makers=makers, num_envs=num_envs, steps=steps
@@ -135,7 +135,7 @@ def physics(repeats: int, steps: int, num_envs: int = 20, task: str = TASK) -> p
 
 
 def fill_memory(maker: str, task: str, num_envs: int) -> dict:
-    """Probe: MB of resident memory that environments add to a process in which all is imported."""
+    """Probe: MB of resident memory that environments add to a process in which everything is imported."""
     import_safety_gymnasium()
     process = psutil.Process()
     before = process.memory_info().rss
@@ -147,7 +147,7 @@ def fill_memory(maker: str, task: str, num_envs: int) -> dict:
 
 
 def memory(repeats: int, num_envs: int = 20, task: str = TASK) -> pd.DataFrame:
-    """Memory of environments in one process. Theirs takes 0.2 GB each; skipped where that is not free."""
+    """Memory of environments in one process. One of theirs takes 0.2 GB; they are skipped where that is not free."""
     free, needed = psutil.virtual_memory().available / 1e9, 0.25 * num_envs
     makers = ["shapo", SINGLE][: 2 if free > needed else 1]
     probe = partial(partial, run_apart, fill_memory, task=task, num_envs=num_envs)
@@ -156,9 +156,9 @@ def memory(repeats: int, num_envs: int = 20, task: str = TASK) -> pd.DataFrame:
 
 
 def bare_loop(physics: Physics, controls: np.ndarray) -> list[mujoco.MjData]:
-    """Steps copies of the worlds as plainly as Python can call MuJoCo, the yardstick; returns their data at the end.
+    """Steps copies of the worlds by the plainest calls of MuJoCo from Python, and returns their data at the end.
 
-    physics: not changed. controls: (steps, n, nu).
+    physics: environments to copy, which do not change. controls: (steps, n, nu).
     """
     models, datas = copy.deepcopy(physics.models), [copy.copy(data) for data in physics.datas]
     for control in controls:

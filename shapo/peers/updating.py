@@ -19,7 +19,7 @@ OBSERVATIONS, ACTIONS = 60, 2  # of PointGoal1-v0
 
 
 def solve_fisher(samples: int) -> dict[str, float]:
-    """Probe: x = F⁻¹g by 15 products, with the structured product, and by differentiating the KL twice; ms."""
+    """Probe: ms of solving x = F⁻¹g by 15 products, structured ones or those of differentiating the KL twice."""
     random = torch.Generator().manual_seed(0)
     actor = GaussianActor(OBSERVATIONS, ACTIONS, rng=np.random.default_rng(0))
     observation = torch.randn(samples, OBSERVATIONS, generator=random)
@@ -36,7 +36,7 @@ def solve_fisher(samples: int) -> dict[str, float]:
 
 
 def fit_critics(samples: int) -> dict[str, float]:
-    """Probe: a pass of both critics over a batch: ours, ours under SAM, and two modules by autograd; ms."""
+    """Probe: ms of a pass of both critics over a batch: ours, ours under SAM, and two modules by autograd."""
     random = torch.Generator().manual_seed(0)
     observation = torch.randn(samples, OBSERVATIONS, generator=random)
     target = torch.randn(2, samples, generator=random)
@@ -67,7 +67,7 @@ def _milliseconds(ways: dict) -> dict[str, float]:
 
 
 def pieces(repeats: int, samples: int) -> pd.DataFrame:
-    """Solving with the Fisher matrix, and a pass of the critics, on one core."""
+    """Time of a solve with the Fisher matrix and of a pass of the critics, on one core."""
     probes = {"Fisher solve": solve_fisher, "critic pass": fit_critics}
     probes = {quantity: partial(run_apart, probe, samples=samples) for quantity, probe in probes.items()}
     return side_by_side("pieces", probes, repeats, "ms")

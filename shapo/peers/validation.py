@@ -1,8 +1,8 @@
-"""Ours beside OmniSafe's: the runs to compare, their curves, and what the curves say.
+"""Our runs against OmniSafe's: which runs are compared, their curves, and what the curves say.
 
 Curves have a row per epoch of a run: baseline, side ("ours" or "OmniSafe"), seed, and the columns of `omnisafe.train`.
 OmniSafe's ship in `figures/data/omnisafe.csv`, ours as the study "validation". Where OmniSafe is installed
-(`./run_all.sh setup --peers`), this makes both anew and writes them there:
+(`./run_all.sh setup --peers`), this command makes both anew and writes them there:
 
     python -m shapo.peers.validation
 """
@@ -31,7 +31,7 @@ from shapo.runs.store import write_atomically
 from shapo.runs.study import Study
 
 TOTAL_STEPS, SEEDS = 300_000, 3
-UPDATE_STEPS = 60_000  # over which every update of OmniSafe's is compared with ours
+UPDATE_STEPS = 60_000  # the steps over which every update of OmniSafe's is compared with ours
 SIDES = ("ours", "OmniSafe")
 LABELS = ["baseline", "side", "seed"]
 METRICS = {"return": "return per episode", "cost": "cost per episode", "λ": "multiplier λ"}  # last quarter
@@ -40,13 +40,13 @@ METRICS = {"return": "return per episode", "cost": "cost per episode", "λ": "mu
 PUBLISHED = {
     "TRPO-Lag": (18.51, 3.83, 22.98, 8.45), "TRPO-PID": (19.24, 3.94, 21.38, 6.96), "CPO": (20.46, 1.38, 28.84, 7.76),
 }  # fmt: skip
-PUBLISHED_SEEDS = 3  # what we have of it does not say; the fewer, the wider the interval
+PUBLISHED_SEEDS = 3  # assumed, as our copy of the table does not say; fewer seeds widen the interval
 
 Experiment = Mapping[str, Sequence[Config]]  # baseline -> the config of each seed
 
 
 def experiment(profile: str) -> Experiment:
-    """What to train: 300 k steps and three seeds, also under the paper profile; under smoke hardly anything."""
+    """The configs to train: 300 k steps and three seeds, also under the paper profile; under smoke, hardly anything."""
     budget, smoke = PROFILES[profile], profile == "smoke"
     sizes = {"num_envs": budget.num_envs, "steps_per_epoch": budget.steps_per_epoch}
     sizes["total_steps"] = budget.total_steps if smoke else TOTAL_STEPS
@@ -55,14 +55,14 @@ def experiment(profile: str) -> Experiment:
 
 
 def ours(runs: Experiment) -> pd.DataFrame:
-    """Curves of those of our runs that are available."""
+    """Curves of our available runs."""
     there = [(name, run) for name, configs in runs.items() for run in map(Run, configs) if run.available]
     tables = [run.progress.assign(baseline=name, side="ours", seed=run.config.seed) for name, run in there]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LABELS)
 
 
 def theirs(runs: Experiment, jobs: int = 2) -> pd.DataFrame:
-    """Curves of OmniSafe's runs, trained now, `jobs` processes at a time; with columns of provenance.
+    """Curves of OmniSafe's runs, trained now in `jobs` processes at a time, with columns of provenance.
 
     Raises ImportError where OmniSafe is not installed.
     """
@@ -77,21 +77,21 @@ def theirs(runs: Experiment, jobs: int = 2) -> pd.DataFrame:
 
 
 def shipped(name: str = "omnisafe", folder: Path | None = None) -> pd.DataFrame:
-    """A table that ships: OmniSafe's curves, or "omnisafe_updates", `omnisafe.shadow` of each baseline."""
+    """A table that ships: OmniSafe's curves, or "omnisafe_updates", the `omnisafe.shadow` of each baseline."""
     return pd.read_csv((folder or data_folder()) / f"{name}.csv")
 
 
 def updates(runs: Experiment, jobs: int = 2) -> pd.DataFrame:
-    """`omnisafe.shadow` of each baseline's first seed, with the 1e-6 in OmniSafe's solver and without."""
+    """`omnisafe.shadow` of each baseline's first seed, with and without the 1e-6 in OmniSafe's solver."""
     calls = {(name, eps): (configs[0], eps) for name, configs in runs.items() for eps in (1e-6, 0.0)}
     made = zip(calls, at_once(omnisafe.shadow, list(calls.values()), "updates", jobs), strict=True)
     return pd.concat([table.assign(baseline=name, eps=eps) for (name, eps), table in made], ignore_index=True)
 
 
 def last_quarter(curves: pd.DataFrame) -> pd.DataFrame:
-    """A row per run, as `statistics.compare` wants them: its means over the last quarter of the epochs.
+    """A row per run, as `statistics.compare` takes them: its means over the last quarter of the epochs.
 
-    λ is nan where it was in no epoch known, as in CPO's recovery.
+    λ is nan where none of these epochs has one, as in CPO's recovery.
     """
     late = curves[curves["epoch"] > 0.75 * curves.groupby(LABELS)["epoch"].transform("max")]
     columns = {"episode_return": "return", "episode_cost": "cost", "lagrangian_multiplier": "λ"}
@@ -102,8 +102,8 @@ def last_quarter(curves: pd.DataFrame) -> pd.DataFrame:
 def differences(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """Ours minus OmniSafe's, per baseline and metric, with Welch's t interval and p.
 
-    runs: of `last_quarter`. The bootstrap's intervals are too narrow for three seeds; Student's t knows how few they
-    are. Columns: baseline, metric, difference (of the means), low, high, p.
+    runs: from `last_quarter`. The bootstrap's intervals are too narrow for three seeds; Student's t accounts for how
+    few they are. Columns: baseline, metric, difference (of the means), low, high, p.
     """
     rows = []
     for baseline, part in runs.groupby("baseline", sort=False):
@@ -118,9 +118,9 @@ def differences(runs: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 
 
 def beside_published(results: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Ours minus the published means, per baseline, of return and cost, with Welch's interval.
+    """Our means of return and cost minus the published ones, per baseline, with Welch's interval.
 
-    results: of `experiments.safety.results(published(...))`, last quarters. Their spread is taken as the standard
+    results: `experiments.safety.results(published(...))`, last quarters. The published spread is taken as the standard
     deviation of PUBLISHED_SEEDS runs. A baseline with fewer than two runs of ours has no interval.
     """
     rows = []
@@ -137,7 +137,7 @@ def beside_published(results: pd.DataFrame, level: float = 0.95) -> pd.DataFrame
 
 
 def in_words(table: pd.DataFrame) -> str:
-    """Markdown: a line per baseline of `differences`; bold where zero lies outside the interval."""
+    """`differences` in Markdown, a line per baseline; bold where zero lies outside the interval."""
     outside = (table.low > 0) | (table.high < 0)
     texts = [
         f"{METRICS[row.metric]} {row.difference:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
@@ -153,7 +153,7 @@ def in_words(table: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Trains everything this comparison ships, and ships it."""
+    """Trains everything that this comparison ships, and writes it where it ships."""
     runs = experiment("laptop")
     study = Study("validation", [config for configs in runs.values() for config in configs]).run()
     pack(study)
