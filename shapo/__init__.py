@@ -3,7 +3,7 @@
     import shapo
     run = shapo.train(shapo.Config(task="PointGoal1-v0", algorithm="PIDLag", actor=shapo.FisherSAM(0.001)))
 
-The method is `shapo.sharpness`; read that file first.
+The method is in `shapo.sharpness`; read that file first.
 """
 
 from shapo.envs import OwnTask, make_env  # isort: skip  # first: it imports gymnasium quietly
@@ -57,7 +57,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    if name == "watch":  # matplotlib takes a second to import, and most who train never look
+    if name == "watch":  # matplotlib takes a second to import, and training does not need it
         from shapo.figures.watch import watch
 
         return watch

@@ -1,4 +1,4 @@
-"""One run from the command line, for a loop of a shell or a job of a cluster: `python -m shapo train --help`."""
+"""Trains one run from the command line, in a shell loop or a cluster job: `python -m shapo train --help`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shapo
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains one run of safe RL, or goes on with it; what is not given is as in `shapo.Config`."""
+    """Trains one run of safe RL, or resumes it; options that are not given have the defaults of `shapo.Config`."""
     parser = argparse.ArgumentParser("python -m shapo", description=__doc__)
     commands = parser.add_subparsers(required=True)
     train = commands.add_parser("train", help="train one run, or go on with it", description=main.__doc__)

@@ -1,6 +1,6 @@
-"""Checks: what a field of a frozen dataclass accepts, what a perturbation gives, and the error for numbers gone wrong.
+"""Checks of the fields of frozen dataclasses and of what a perturbation returns, and the error for non-finite numbers.
 
-A field of a `Checked` dataclass says so itself, `rho: float = setting(AT_LEAST_0)`, and then holds a plain number.
+A field of a `Checked` dataclass states what it accepts, `rho: float = setting(AT_LEAST_0)`, and holds a plain number.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class NonFiniteError(FloatingPointError):
 
 
 Dataclass = TypeVar("Dataclass")
-Rule = Callable[[str, object], object]  # (field, value) -> the plain value, or ValueError
+Rule = Callable[[str, object], object]  # (field, value) -> the plain value; raises ValueError or TypeError
 
 
 def real(accepted: str, holds: Callable[[float], bool]) -> Rule:
-    """A rule for finite numbers, Python's or NumPy's; `accepted` is what the message says they must be."""
+    """Returns a rule for finite Python or NumPy numbers that `holds` accepts; `accepted` names them in its error."""
 
     def rule(field: str, value: object) -> float:
         number = math.nan
@@ -42,7 +42,7 @@ def real(accepted: str, holds: Callable[[float], bool]) -> Rule:
 
 
 def whole(least: int) -> Rule:
-    """A rule for whole numbers from `least`; floats that are whole are accepted, such as 1e6."""
+    """Returns a rule for whole numbers of at least `least`, including floats that are whole, such as 1e6."""
 
     def rule(field: str, value: object) -> int:
         whole_float = isinstance(value, float | np.floating) and float(value).is_integer()
@@ -72,7 +72,7 @@ def layer_sizes(field: str, value: object) -> tuple[int, ...]:
 
 
 def optional(rule: Rule) -> Rule:
-    """The same rule for a field that may be None."""
+    """Returns `rule` for a field that may also be None."""
     return lambda field, value: None if value is None else rule(field, value)
 
 
@@ -86,12 +86,12 @@ TAIL = real("a number between 0 and 0.5", lambda value: 0 < value < 0.5)  # the 
 
 
 def setting(rule: Rule, default: object = MISSING) -> Any:
-    """A field of a `Checked` dataclass, and what it accepts: None, too, where that is the default."""
+    """Declares a field of a `Checked` dataclass and its rule; a field with the default None also accepts None."""
     return field(default=default, metadata={"rule": optional(rule) if default is None else rule})
 
 
 class Checked:
-    """Mixin of a frozen dataclass: applies to each field the rule of its `setting`. Equal settings become equal."""
+    """Mixin of a frozen dataclass that applies to each field the rule of its `setting`, so equal settings are equal."""
 
     def __post_init__(self):
         for f in fields(self):
@@ -100,20 +100,20 @@ class Checked:
 
 
 def filled(instance: Dataclass, **values: object) -> Dataclass:
-    """The frozen dataclass with `values` in those of its fields that are None; itself where none is."""
+    """Returns the frozen dataclass with its None fields set from `values`, or itself if there is nothing to set."""
     missing = {name: value for name, value in values.items() if getattr(instance, name) is None}
     return replace(instance, **missing) if missing else instance
 
 
 def takes(function: object, arguments: int) -> bool:
-    """Whether `function` is no class, and can be called with that many arguments."""
+    """Whether `function` is a callable, not a class, that takes that many positional arguments."""
     if isinstance(function, type) or not callable(function):
         return False
     try:
         inspect.signature(function).bind(*range(arguments))
     except TypeError:
         return False
-    except ValueError:  # some of C have no signature
+    except ValueError:  # some functions written in C have no signature
         return True
     return True
 
@@ -130,13 +130,13 @@ def perturbation(field: str, value: object) -> object:
 
 
 def schedule(field: str, value: object) -> object:
-    """The rule for a field that holds a schedule of δ_Down, or one number for all."""
+    """The rule for a field that holds a schedule of δ_Down, or one number for the whole run."""
     accepted = "a finite number, at least 0, or a schedule of one argument such as FixedAlpha(0.05)"
     return value if takes(value, 1) else real(accepted, lambda number: number >= 0)(field, value)
 
 
 def vector(field: str, value: object, shape: tuple | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """The floating-point tensor (P,) that `value` is, of the shape and type given, if any. Raises TypeError."""
+    """Returns `value`, a floating-point tensor of the given shape, (P,) by default, and type; else raises TypeError."""
     right = isinstance(value, Tensor) and value.is_floating_point() and dtype in (None, value.dtype)
     if right and (value.dim() == 1 if shape is None else value.shape == shape):
         return value
@@ -150,10 +150,10 @@ def vector(field: str, value: object, shape: tuple | None = None, dtype: torch.d
 def epsilon_of(
     perturb: Callable, gradient: Tensor, fisher: object, samples: object, trial: bool = False
 ) -> Tensor:
-    """ε of a perturbation, checked. It is given a copy of the gradient, which it may write into.
+    """Returns ε of a perturbation, checked. The perturbation gets a copy of the gradient, which it may write into.
 
-    trial: whether the gradient is made up, so that neither an error of the perturbation nor ε's numbers tell anything.
-    Raises TypeError where ε is not a tensor of the gradient's shape and type, NonFiniteError where it is not finite.
+    trial: whether the gradient is made up. Then errors of the perturbation and non-finite numbers in ε are ignored.
+    Raises TypeError if ε is not a tensor of the gradient's shape and type, and NonFiniteError if it is not finite.
     """
     name = type(perturb).__name__
     try:
@@ -169,9 +169,9 @@ def epsilon_of(
 
 
 def try_out(perturb: Callable | None, fisher: object, samples: object = 1) -> None:
-    """Raises TypeError for a perturbation of the user's that returns no ε, before anything is trained.
+    """Raises TypeError, before anything is trained, if a user's perturbation returns no ε.
 
-    fisher: at the parameters that training begins with.
+    fisher: operator F at the initial parameters.
     """
     if perturb is not None and type(perturb).__module__.partition(".")[0] != "shapo":
         epsilon_of(perturb, torch.ones_like(fisher.theta), fisher, samples, trial=True)

@@ -33,9 +33,9 @@ def conjugate_gradient(
 ) -> tuple[Tensor, Tensor, int]:
     """Solves F x = b for a symmetric positive definite F given as v ↦ F v (Hestenes and Stiefel 1952).
 
-    Stops after `iterations` products, or when ‖b − F x‖ ≤ tolerance · ‖b‖.
-    start: a pair (x, F x) to start from; zero by default.
-    Returns x, the residual b − F x, and the number of products.
+    The iteration stops after `iterations` products, or when ‖b − F x‖ ≤ tolerance · ‖b‖.
+    start: the pair (x, F x) to start from; x = 0 by default.
+    Returns x, (P,), the residual b − F x, (P,), and the number of products.
     """
     vector("b", b)
     x, residual = (torch.zeros_like(b), b.clone()) if start is None else (start[0].clone(), b - start[1])
@@ -54,9 +54,9 @@ def conjugate_gradient(
 
 
 class Fisher:
-    """F + damping · I as a linear operator; `fisher(v)` is its product with v, `fisher.solve(b)` its inverse's with b.
+    """F + damping · I as a linear operator: `fisher(v)` multiplies v by it, and `fisher.solve(b)` b by its inverse.
 
-    product: v ↦ F v, for v of shape (P,). iterations, tolerance: of the conjugate gradient.
+    product: the function v ↦ F v, for v of shape (P,). iterations, tolerance: settings of `conjugate_gradient`.
     """
 
     def __init__(
@@ -65,22 +65,22 @@ class Fisher:
     ):  # fmt: skip
         self.product, self.damping = product, AT_LEAST_0("damping", damping)
         self.iterations, self.tolerance = whole(1)("iterations", iterations), tolerance
-        self.solves: list[int] = []  # products used by each solve
+        self.solves: list[int] = []  # number of products that each solve used
         self._last: tuple[Tensor, Tensor, float] | None = None
 
     def __call__(self, v: Tensor) -> Tensor:
         return self.product(v) + self.damping * v
 
     def solve(self, b: Tensor) -> tuple[Tensor, Tensor]:
-        """x ≈ F⁻¹ b and F x, both (P,).
+        """Returns x ≈ F⁻¹ b and F x, both (P,), where F includes the damping.
 
-        A SHAPO update solves twice, for g and then for g̃ ≈ g. Where the best multiple of the last solution is better
-        than nothing, a solve starts there and stops at the last one's relative residual: equal accuracy, less work.
+        A SHAPO update solves twice, for g and then for g̃ ≈ g. So a solve starts from the best multiple of the last
+        solution, if that is better than x = 0, and stops at its relative residual. This is as accurate, for less work.
         """
         start, tolerance = None, self.tolerance
         if self._last is not None:
             x, image, reached = self._last
-            scale = (b @ x) / (x @ image)  # argmin over c of the F-norm error of c x
+            scale = (b @ x) / (x @ image)  # the c that minimises the error of c x in the F-norm
             if (b - scale * image).norm() < b.norm():
                 start, tolerance = (scale * x, scale * image), max(tolerance, min(reached, 0.1))
         x, residual, used = conjugate_gradient(
@@ -88,13 +88,13 @@ class Fisher:
         )
         self.solves.append(used)
         image = b - residual
-        if used:  # copies: what is returned may be written into
+        if used:  # copies, since the caller may write into what is returned
             self._last = (x.clone(), image.clone(), float(residual.norm() / b.norm()))
         return x, image
 
 
 class Euclidean(Fisher):
-    """The identity in place of a Fisher matrix, at parameters theta (P,): the geometry of SHAC, which knows no KL."""
+    """The identity in place of a Fisher matrix, at parameters theta (P,): the geometry of SHAC, which uses no KL."""
 
     def __init__(self, theta: Tensor):
         super().__init__(lambda v: v)
@@ -107,9 +107,9 @@ def trust_region_step(
     """U_F(g, δ) = sqrt(2δ / gᵀF⁻¹g) F⁻¹g: the maximiser of gᵀε subject to ½ εᵀFε ≤ δ. (SHAPO, Section 4)
 
     gradient: (P,). fisher_vector_product: a `Fisher`, or any v ↦ F v with F symmetric positive definite.
-    delta: radius in nats of the second-order KL; at least 0. A gradient that is zero to rounding gives a zero step.
-    Raises ValueError for a negative or non-finite delta, NonFiniteError for such a gradient, and LinAlgError where F is
-    not positive along the step (a Fisher matrix needs damping when it has fewer samples than parameters).
+    delta: radius in nats of the second-order KL; at least 0. If gradient or delta is zero, so is the step.
+    Raises ValueError for a negative or non-finite delta, NonFiniteError for a non-finite gradient, and LinAlgError if F
+    is not positive along the step (a Fisher matrix needs damping when it has fewer samples than parameters).
     """
     delta, fisher = AT_LEAST_0("delta", delta), fisher_vector_product
     vector("gradient", gradient)
@@ -120,8 +120,8 @@ def trust_region_step(
     scale = gradient.abs().max()
     if delta == 0 or scale == 0:
         return torch.zeros_like(gradient)
-    x, fisher_x = fisher.solve(gradient / scale)  # U_F does not depend on the length of g, rounding does
-    # With x = F⁻¹g exactly, xᵀFx = gᵀF⁻¹g; with x from a few iterations, this keeps ½ εᵀFε = δ all the same.
+    x, fisher_x = fisher.solve(gradient / scale)  # U_F does not depend on the length of g, but rounding does
+    # With an exact x = F⁻¹g, xᵀFx = gᵀF⁻¹g. With x from a few iterations, scaling by xᵀFx still gives ½ εᵀFε = δ.
     squared = float(x @ fisher_x)
     if not 0 < squared < math.inf:
         raise torch.linalg.LinAlgError(
@@ -133,44 +133,44 @@ def trust_region_step(
 def sharpness_aware_gradient(
     gradient_at: Callable[[Tensor], Tensor], theta: Tensor, perturb: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
-    """g̃ = ∇L(θ + ε) with ε = perturb(∇L(θ)); plain ∇L(θ) when there is nothing to perturb by.
+    """Returns g̃ = ∇L(θ + ε) with ε = perturb(∇L(θ)), or plain ∇L(θ) if `perturb` is None.
 
-    The one place where a baseline's actor and a critic's minibatch meet sharpness.
+    This is the only place where sharpness enters the update of a baseline's actor or of a critic's minibatch.
     """
     gradient = gradient_at(theta)
     return gradient if perturb is None else gradient_at(theta + perturb(gradient))
 
 
 class Perturbation(Protocol):
-    """What `Config(actor=…)` accepts: a frozen dataclass of plain values with this call."""
+    """The type that `Config(actor=…)` accepts: a frozen dataclass of plain values that can be called like this."""
 
     def __call__(self, gradient: Tensor, fisher: Fisher, samples: Any) -> Tensor:
-        """ε, (P,), that worsens the objective.
+        """Returns the perturbation ε, (P,), that worsens the objective.
 
-        gradient: (P,) ∇L(θ₀) of the objective being maximised. fisher: F at θ₀; `fisher(v)` = F v,
-        `fisher.solve(b)` = F⁻¹b and its image, `fisher.theta` = θ₀. samples: how much has been seen; in safe RL a
-        `sample_size.Samples` with `.steps`, n_t, and `.effective`, n_eff,t; on robots n_t itself.
+        gradient: ∇L(θ₀) of the objective being maximised, (P,). fisher: F at θ₀; `fisher(v)` is F v, `fisher.solve(b)`
+        is the pair x ≈ F⁻¹b and F x, `fisher.theta` is θ₀. samples: how many samples have been seen; in safe RL a
+        `sample_size.Samples` with `.steps`, n_t, and `.effective`, n_eff,t; for robots the number n_t itself.
         """
         ...
 
 
 def delta_from_alpha(alpha: float, n: float) -> float:
-    """δ_Down = z_α² / (2n): the radius whose worst policy is the likeliest at the α-quantile. (Proposition 2)
+    """δ_Down = z_α² / (2n): the radius whose worst policy is the most likely one in the α-tail. (Proposition 2)
 
-    alpha: confidence level in (0, 0.5). n: effective number of independent samples, positive.
+    alpha: confidence level in (0, 0.5), the mass of that tail. n: effective number of independent samples, positive.
     """
     return float(ndtri(TAIL("alpha", alpha))) ** 2 / (2 * POSITIVE("n", n))
 
 
 def alpha_from_delta(delta_down: float, n: float) -> float:
-    """α = Φ(−sqrt(2 n δ_Down)): the confidence level that a radius means at n samples. (Proposition 2, inverted)"""
+    """α = Φ(−sqrt(2 n δ_Down)): the confidence level of a radius at n samples. (Proposition 2, inverted)"""
     delta_down, n = AT_LEAST_0("delta_down", delta_down), POSITIVE("n", n)
     return float(ndtr(-math.sqrt(2 * n * delta_down)))
 
 
 @dataclass(frozen=True)
 class FixedAlpha(Checked):
-    """Schedule at one confidence level: δ_Down,t = z_α² / (2 n_t) decays as samples come in."""
+    """Schedule of one confidence level: δ_Down,t = z_α² / (2 n_t) decays as samples come in."""
 
     alpha: float = setting(TAIL)  # quantile of the surrogate's uncertainty to guard against, in (0, 0.5)
     steps_per_sample: float = setting(POSITIVE, 1.0)  # environment steps that count as one independent sample
@@ -182,7 +182,7 @@ class FixedAlpha(Checked):
 
 @dataclass(frozen=True)
 class EffectiveAlpha(Checked):
-    """`FixedAlpha` with n measured: δ_Down,t = z_α² / (2 n_eff,t), so that α is the only dial. (Beyond the paper)"""
+    """`FixedAlpha` with measured n: δ_Down,t = z_α² / (2 n_eff,t), so that α is the only setting. (Beyond the paper)"""
 
     alpha: float = setting(TAIL)  # quantile of the surrogate's uncertainty to guard against, in (0, 0.5)
 
@@ -192,7 +192,7 @@ class EffectiveAlpha(Checked):
 
 @dataclass(frozen=True)
 class FixedDelta(Checked):
-    """Schedule of one radius: pessimism α_t = Φ(−sqrt(2 n_t δ_Down)) grows as samples come in."""
+    """Schedule of one radius: as samples come in, α_t = Φ(−sqrt(2 n_t δ_Down)) falls, so pessimism grows."""
 
     delta_down: float = setting(AT_LEAST_0)  # radius of the KL ball, nats
 
@@ -204,8 +204,8 @@ class FixedDelta(Checked):
 class FisherSAM(Checked):
     """SHAPO's perturbation of the actor, ε_Down = U_F(−g, δ_Down).
 
-    F is the operator the baseline steps with. That of `TrustRegion` is damped, as in the field: then
-    ½ εᵀ(F + damping · I)ε = δ_Down, and the KL reached is below δ_Down (notebook 03 measures it).
+    F is the operator that the baseline steps with. `TrustRegion` damps it, as is usual in the field. Then
+    ½ εᵀ(F + damping · I)ε = δ_Down, so the KL that is reached lies below δ_Down (notebook 03 measures it).
 
     delta_down: a number (the same radius throughout) or a schedule n_t ↦ δ_Down,t such as `FixedAlpha(0.05)`.
     """
@@ -213,7 +213,7 @@ class FisherSAM(Checked):
     delta_down: float | FixedDelta | FixedAlpha | EffectiveAlpha = setting(schedule)  # radius, nats
 
     def radius(self, samples: Any) -> float:
-        """δ_Down at n_t samples. Raises ValueError where a schedule gives no finite number, at least 0."""
+        """Returns δ_Down at n_t samples. Raises ValueError if a schedule gives a negative or non-finite number."""
         return (
             AT_LEAST_0("delta_down", self.delta_down(samples))
             if callable(self.delta_down)
@@ -226,9 +226,9 @@ class FisherSAM(Checked):
 
 @dataclass(frozen=True)
 class KLMatchedSAM(FisherSAM):
-    """E-SAM at SHAPO's strength: ε = −ρ g/‖g‖ with ρ such that ½ εᵀFε, the mean KL, is that of SHAPO's ε_Down.
+    """E-SAM at SHAPO's strength: ε = −ρ g/‖g‖, with ρ such that the mean KL, ½ εᵀFε, is that of SHAPO's ε_Down.
 
-    Fisher and Euclidean perturbations compared at one ρ would be a comparison of radii.
+    Without this match, comparing Fisher with Euclidean perturbations would compare their radii.
     """
 
     def __call__(self, gradient: Tensor, fisher: Fisher, samples: Any) -> Tensor:
@@ -241,9 +241,9 @@ class KLMatchedSAM(FisherSAM):
 
 @dataclass(frozen=True)
 class RandomSAM(KLMatchedSAM):
-    """A random direction of θ, of the mean KL of SHAPO's ε_Down: noise in its place. (An ablation beyond the paper)
+    """Noise in place of SHAPO's ε_Down: a random direction in θ with the same mean KL. (An ablation beyond the paper)
 
-    Drawn from PyTorch's generator, which a run seeds at every update.
+    The direction is drawn from PyTorch's generator, which a run seeds at every update.
     """
 
     def direction(self, gradient: Tensor) -> Tensor:
@@ -259,9 +259,9 @@ class OptimisticSAM(FisherSAM):
 
 
 def of_equal_kl(direction: Tensor, epsilon: Tensor, fisher: Fisher) -> Tensor:
-    """The multiple of `direction` with the ½ vᵀFv of `epsilon`, F without damping, which is no part of the KL."""
+    """Scales `direction` to the mean KL, ½ vᵀFv, of `epsilon`; F has no damping here, which is no part of the KL."""
     squared = float(direction @ fisher.product(direction))
-    if squared == 0:  # a direction that is zero, or one that the policy does not feel
+    if squared == 0:  # a zero direction, or one along which the policy does not change
         return torch.zeros_like(direction)
     return math.sqrt(float(epsilon @ fisher.product(epsilon)) / squared) * direction
 
@@ -270,7 +270,7 @@ def of_equal_kl(direction: Tensor, epsilon: Tensor, fisher: Fisher) -> Tensor:
 class EuclideanSAM(Checked):
     """Foret et al.'s perturbation, ε = −ρ g/‖g‖, for critics (SAM Critic) and, as the ablation E-SAM, for actors.
 
-    Of gradients (K, P), each row is a network of its own.
+    In a gradient of shape (K, P), each row is a network of its own and gets an ε of norm ρ.
     """
 
     rho: float = setting(AT_LEAST_0)  # Euclidean radius in parameter space
@@ -285,8 +285,8 @@ class EuclideanSAM(Checked):
 class AdaptiveSAM(Checked):
     """ASAM's perturbation (Kwon et al. 2021), ε = −ρ T²g / ‖T g‖ with T = diag(|θ₀|): the worst of ‖T⁻¹ε‖ ≤ ρ.
 
-    The ball is in units of the parameters, so their scales do not matter. What SHAC-ASAM steps with (its Equations 4
-    to 8, for the objective −L).
+    The ball is measured relative to the parameters, so their scales do not matter. SHAC-ASAM uses this perturbation
+    (Equations 4 to 8 of its paper, for the objective −L).
     """
 
     rho: float = setting(AT_LEAST_0)  # radius, relative to the parameters

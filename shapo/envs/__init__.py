@@ -1,5 +1,5 @@
-"""Tasks, stepped together: `make_env(task, num_envs, seed)`. Adding one that is replayed is a line of the table below;
-one of the user's needs none (`OwnTask`).
+"""Vectors of environments of a task: `make_env(task, num_envs, seed)`. A new task that is replayed needs a line in the
+table below; a task of the user's own needs none (`OwnTask`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from shapo.envs.navigation import Button, Goal
 
 __all__ = ["TASKS", "BatchedEnv", "OwnTask", "Task", "VectorEnv", "make_env", "task_of"]
 
-# Sauté's own numbers where OmniSafe sets them for a task.
+# Settings of Sauté that OmniSafe has for single tasks.
 _SAUTE = {"PointGoal1": {"saute_gamma": 0.9999, "unsafe_reward": -0.2}}
-# Level 0 of the navigation tasks has no cost: the limit of the others never binds there.
+# Level 0 of the navigation tasks has no cost, so the limit of the other levels never binds there.
 _BUILDERS = {
     Task(
         f"{name}-v0", f"Safety{name}-v0", cost_limit=10.0, failure_metric="cost rate", action_dim=2,
@@ -34,8 +34,8 @@ TASKS: dict[str, Task] = {task.name: task for task in _BUILDERS}
 
 
 def task_of(task: str | OwnTask) -> Task | OwnTask:
-    """What a config's field `task` names: one of TASKS, or any environment of Safety-Gymnasium, which then is stepped
-    by itself and has the cost limit of our navigation tasks; an `OwnTask` is itself. Raises ValueError for others.
+    """Returns the task that a config's field `task` names: one of TASKS, or an `OwnTask`, which is returned as it is.
+    Any other id of Safety-Gymnasium gives an `OwnTask` with the cost limit of our navigation tasks. Raises ValueError.
     """
     if isinstance(task, OwnTask):
         return task
@@ -50,12 +50,12 @@ def task_of(task: str | OwnTask) -> Task | OwnTask:
 
 
 def make_env(task: str | OwnTask, num_envs: int = 1, seed: int = 0, *, threads: int = 1) -> VectorEnv:
-    """`num_envs` environments of a task, stepped together.
+    """Makes `num_envs` environments of a task, which are stepped together.
 
-    task: see `task_of`. num_envs: n, at least 1. seed: of the first reset; environment i is the reference's, or the
-    user's, seeded with `seed + i`. threads: simulators of TASKS are stepped by that many; the numbers do not depend on
-    it.
-    Raises ValueError or TypeError, naming the argument, and ImportError where safety-gymnasium is missing or another.
+    task: see `task_of`. num_envs: n, at least 1. seed: seed of the first reset; environment i is the reference, or the
+    user's environment, seeded with `seed + i`. threads: number of threads that step the simulators of TASKS; results do
+    not depend on it.
+    Raises ValueError or TypeError, naming the argument, and ImportError if safety-gymnasium is missing or another.
     """
     task, num_envs, threads = task_of(task), whole(1)("num_envs", num_envs), whole(1)("threads", threads)
     with _BUILDING:

@@ -1,6 +1,6 @@
-"""What all tasks share: the vector interface, automatic resets, seeds, exact saving and restoring.
+"""The code that all tasks share: the vector interface, automatic resets, seeds, exact saving and restoring.
 
-The conventions are those of `gymnasium.vector` 0.29 with safety_gymnasium's sixth value, the cost.
+The conventions are those of `gymnasium.vector` 0.29. A step returns the cost as a sixth value, as in safety_gymnasium.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 
 from shapo.envs.physics import Physics
 
-Outcome = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]  # reward, cost, terminated; `info`
+Outcome = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]  # reward, cost, terminated, info
 Step = tuple[
     np.ndarray, np.ndarray, np.ndarray, Any, dict[str, np.ndarray]
 ]  # the same, with truncated before `info`
@@ -28,13 +28,13 @@ Step = tuple[
 class Task:
     """A task that is replayed exactly, and the numbers that belong to its name."""
 
-    name: str  # the paper's name for it
+    name: str  # the paper's name for the task
     reference: str  # the environment it replays, step for step
     cost_limit: float  # β, a limit on the expected undiscounted cost of an episode
     failure_metric: str  # what the paper reports as failure: "cost rate" or "cumulative failures"
     action_dim: int  # components of an action, d
     saute_gamma: float = 0.999  # γ_s, discount of Sauté's safety budget; as in OmniSafe
-    unsafe_reward: float = -1.0  # Sauté's for a step beyond the budget, on the scale of the task's rewards
+    unsafe_reward: float = -1.0  # Sauté's reward for a step beyond the budget, on the scale of the task's
     max_episode_steps: int = 1000  # control steps after which an episode is truncated
 
     def __str__(self) -> str:
@@ -42,14 +42,14 @@ class Task:
 
 
 class VectorEnv(ABC):
-    """Environments of one task, stepped together; number i is seeded with `seed + i`.
+    """Environments of one task, stepped together; environment i is seeded with `seed + i`.
 
-    A kind of environment says how an episode begins (`_begin`), what a step does and was worth (`_advance`), what is
-    seen (`observe`), what a seed is made into (`_seeded`), and names in `_state` the numpy arrays (one row per
-    environment) it must keep. The rest stands here, once.
+    A subclass defines how an episode begins (`_begin`), what a step does and returns (`_advance`), what is observed
+    (`observe`) and what is made from a seed (`_seeded`). `_state` names the numpy arrays, with one row per environment,
+    that it must keep. Everything else is implemented here.
     """
 
-    resumable: ClassVar[bool] = True  # whether `state_dict` has all that the next step depends on
+    resumable: ClassVar[bool] = True  # whether `state_dict` has everything that the next step depends on
     _state: tuple[str, ...] = ()
     _seeded: Callable[[int], Any]
 
@@ -60,7 +60,7 @@ class VectorEnv(ABC):
         self.single_observation_space, self.single_action_space = spaces
         self.observation_space, self.action_space = (batch_space(space, num_envs) for space in spaces)
         self._seed = self._checked_seed(seed)
-        self._random: list[Any] | None = None  # what `_seeded` made for each; None until the first reset
+        self._random: list[Any] | None = None  # what `_seeded` made for each environment; None before a reset
         self._steps = np.zeros(num_envs, dtype=np.int64)
 
     @abstractmethod
@@ -69,20 +69,20 @@ class VectorEnv(ABC):
 
     @abstractmethod
     def _advance(self, action: np.ndarray) -> Step:
-        """One step of every environment: reward, cost, terminated and truncated, each (n,), and entries for `info`."""
+        """Steps every environment; returns reward, cost, terminated, truncated, each (n,), and entries for `info`."""
 
     @abstractmethod
     def observe(self) -> np.ndarray:
-        """The current observations, a new array (n, obs_dim): what the last reset or step returned."""
+        """Returns the current observations, those of the last reset or step, as a new array (n, obs_dim)."""
 
     def reset(
         self, seed: int | None = None, options: dict | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins an episode in every environment; observations (n, obs_dim) and an empty info.
+        """Begins an episode in every environment; returns observations (n, obs_dim) and an empty info.
 
-        seed: environment i starts from `seed + i`. Without it the first reset uses the constructor's seed, and later
-        ones let every environment's generator run on. options: part of gymnasium's interface; there are none.
-        Raises ValueError, TypeError: `seed` is no integer in [0, 2³² − num_envs], or `options` holds any.
+        seed: environment i is seeded with `seed + i`. Without a seed, the first reset uses the constructor's seed, and
+        later resets continue every environment's generator. options: part of gymnasium's interface; must be empty.
+        Raises ValueError or TypeError if `seed` is no integer in [0, 2³² − num_envs] or `options` is not empty.
         """
         if options:
             raise ValueError(f"options must be empty: {self.task.name} has none; got {options!r}")
@@ -98,15 +98,15 @@ class VectorEnv(ABC):
         return self.observe(), {}
 
     def step(self, action: np.ndarray) -> tuple:
-        """Advances every environment by one control step: observations (n, obs_dim), reward, cost, terminated,
-        truncated, each (n,), and info.
+        """Advances every environment by one control step; returns observations (n, obs_dim), reward, cost, terminated
+        and truncated, each (n,), and info.
 
-        An environment whose episode ends is reset at once: its row of the observations is the first of the next
-        episode; the last of the finished one is in `info["final_observation"]` (an object array, None where no episode
-        ended), flagged by `info["_final_observation"]`. Both keys are present only if some episode ended.
+        An environment whose episode ends is reset at once, so its row has the first observation of the next episode.
+        The last one of the finished episode is in `info["final_observation"]` (an object array, None where no episode
+        ended), and `info["_final_observation"]` flags these rows. Both keys are present only if some episode ended.
 
         action: (n, act_dim); values beyond the action space are clipped, as the reference does.
-        Raises ResetNeeded before the first reset, ValueError for a wrong shape or a value that is not finite.
+        Raises ResetNeeded before the first reset, and ValueError for a wrong shape or a value that is not finite.
         """
         action = self._checked_action(action)
         self._steps += 1
@@ -147,9 +147,9 @@ class VectorEnv(ABC):
 
 
 class BatchedEnv(VectorEnv):
-    """Environments that replay a reference exactly, number i the one seeded with `seed + i`, stepped by `Physics`."""
+    """Environments, stepped by `Physics`, that replay a reference exactly; environment i replays seed `seed + i`."""
 
-    _seeded = np.random.RandomState  # as safety_gymnasium; gymnasium's `reset(seed=seed)` has `default_rng`
+    _seeded = np.random.RandomState  # as in safety_gymnasium; gymnasium's `reset(seed=…)` uses `default_rng`
 
     def __init__(self, task: Task, physics: Physics, spaces: tuple[Box, Box], seed: int) -> None:
         super().__init__(task, len(physics.models), spaces, task.max_episode_steps, seed)
@@ -158,9 +158,9 @@ class BatchedEnv(VectorEnv):
 
     @abstractmethod
     def _outcome(self, action: np.ndarray) -> Outcome:
-        """Reward, cost and terminated, each (n,), and entries for `info`, after a physics step.
+        """Returns reward, cost and terminated, each (n,), and entries for `info`, after a physics step.
 
-        `action` (n, act_dim) is what `step` was given, before it was clipped.
+        action: the action that `step` was given, before it was clipped, (n, act_dim).
         """
 
     def _advance(self, action: np.ndarray) -> Step:
@@ -173,9 +173,9 @@ class BatchedEnv(VectorEnv):
         self.physics.close()
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """A copy of the complete state, simulators and random generators included, as numeric arrays.
+        """Returns a copy of the complete state, simulators and random generators included, as numeric arrays.
 
-        Raises ResetNeeded: before the first reset there is no state.
+        Raises ResetNeeded before the first reset, when there is no state.
         """
         self._require_reset("state_dict")
         return self._snapshot() | {"random": _text([_its_state(random) for random in self._random])}
@@ -187,7 +187,7 @@ class BatchedEnv(VectorEnv):
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Continues from `state` bit for bit, as the environment that returned it would have.
 
-        Raises ValueError: `state` belongs to another task or number of environments. The environment is then unchanged.
+        Raises ValueError, and changes nothing, if `state` belongs to another task or number of environments.
         """
         own = self._snapshot() | {"random": state.get("random", ())}
         names = own.keys() | state.keys()
@@ -205,7 +205,7 @@ class BatchedEnv(VectorEnv):
 
 
 def _text(value: Any) -> np.ndarray:
-    """Something as the bytes of its JSON: an array can be saved beside the others, without pickle."""
+    """Returns the bytes of a value's JSON as an array, which can be saved beside the others without pickle."""
     return np.frombuffer(json.dumps(value, default=np.ndarray.tolist).encode(), dtype=np.uint8).copy()
 
 

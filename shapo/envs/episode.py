@@ -1,4 +1,4 @@
-"""One episode, recorded."""
+"""Recording of one episode."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 def record_episode(
     policy: Callable, env: Any, rng: np.random.Generator | None = None, steps: int | None = None
 ) -> dict[str, Any]:
-    """One episode of a one-environment `env` from a fresh reset, or its first `steps`.
+    """Records one episode of a one-environment `env` from a fresh reset, or its first `steps` steps.
 
-    Returns reward and cost (T,), and what there is to see before each step. Of navigation, from above, in metres:
-    positions and goals (T, 2), hazards (k, 2). Of worlds of MuJoCo: geom_xpos (T, geoms, 3), geom_xmat (T, geoms, 9),
-    world, their model, and dt, seconds of a step. Of the differentiable robots: limbs (T, k, 2, 3), radii (k,), dt.
+    Returns reward and cost (T,), and what can be drawn before each step. Navigation, from above, in metres: positions
+    and goals (T, 2), hazards (k, 2). Worlds of MuJoCo: geom_xpos (T, geoms, 3), geom_xmat (T, geoms, 9), their model
+    `world`, and dt, the seconds of a step. Differentiable robots: limbs (T, k, 2, 3), radii (k,), dt.
     """
     observation = env.reset()
     observation, rows, done = observation[0] if isinstance(observation, tuple) else observation, [], False
@@ -30,7 +30,7 @@ def record_episode(
 
 
 class _Sight:
-    """What of an environment can be seen: `still` stays as it is, a call gives the rest, copied."""
+    """What can be drawn of an environment: `still` holds what does not change, a call returns copies of the rest."""
 
     def __init__(self, env: Any):
         self.env, self.still, self._body = env, {}, None
@@ -43,7 +43,7 @@ class _Sight:
                 world[0],
                 getattr(getattr(env, "physics", None), "frame_skip", 1) * world[0].opt.timestep,
             )
-            # gymnasium's own has the textures that ours is stepped without
+            # gymnasium's own model has the textures that our lean one lacks
             full = getattr(getattr(env, "_its", None), "model", model)
             self.still |= {"world": full if full.ngeom == model.ngeom else model, "dt": dt}
 
@@ -56,7 +56,7 @@ class _Sight:
             seen["limbs"] = env.simulator.skeleton(env.q)[0][0]
         elif "world" in self.still:
             model, data = self._world()
-            body = mujoco.MjData(model)  # another than the environment's, whose own must not be touched
+            body = mujoco.MjData(model)  # a copy, since the environment's own data must not change
             body.qpos[:], body.mocap_pos[:], body.mocap_quat[:] = data.qpos, data.mocap_pos, data.mocap_quat
             mujoco.mj_kinematics(model, body)
             seen |= {"geom_xpos": body.geom_xpos.copy(), "geom_xmat": body.geom_xmat.copy()}
@@ -67,6 +67,6 @@ class _Sight:
             return self.env.physics.models[0], self.env.physics.datas[0]
         env = getattr(self.env, "_envs", [self.env])[0]
         env = getattr(env, "unwrapped", env)
-        env = getattr(env, "task", env)  # Safety-Gymnasium's
+        env = getattr(env, "task", env)  # where Safety-Gymnasium keeps its model
         found = getattr(env, "model", None), getattr(env, "data", None)
         return found if isinstance(found[0], mujoco.MjModel) else None

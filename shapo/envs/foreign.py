@@ -1,4 +1,4 @@
-"""Tasks of the user's: any environment of Safety-Gymnasium or gymnasium, or one of their own, with a cost."""
+"""Tasks of the user's own: any environment of Safety-Gymnasium or gymnasium, or one they wrote, with a cost."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ METRICS = "cost rate", "cumulative failures"
 
 @dataclass(frozen=True)
 class OwnTask(Checked):
-    """A task of your own, for `Config(task=…)`: an environment, what a step of it costs, and how much an episode may.
+    """A task of your own, for `Config(task=…)`: an environment, the cost of a step, and the limit on an episode's cost.
 
         OwnTask("SafetyPointPush1-v0", cost_limit=10)
         OwnTask("Hopper-v4", cost_limit=0, cost="termination", failure_metric="cumulative failures")
         OwnTask(make_mine, cost_limit=25, cost=lambda info: float(info["speed"] > 1), max_episode_steps=500)
 
-    Observations and actions must be Boxes. Actions reach the environment scaled: a policy's −1 and 1 are its bounds.
-    An id that is registered in a notebook is unknown to the processes of a study: give the function instead.
+    Observations and actions must be Boxes. A policy's actions are scaled: −1 and 1 become the environment's bounds.
+    An id that is registered in a notebook is unknown to the processes of a study, so give them the function instead.
     Raises ValueError or TypeError, naming the field.
     """
 
     env: str | Callable[[], gymnasium.Env]  # an id of either package, or a function that makes an environment
     cost_limit: float = setting(AT_LEAST_0)  # β, a limit on the expected undiscounted cost of an episode
-    # A function of a step's `info`; "termination": 1 for the step that ends an episode early; "own": what
-    # Safety-Gymnasium's step says, or else info["cost"].
+    # Cost of a step: a function of its `info`; "termination", which is 1 for the step that ends an episode early; or
+    # "own", which is the cost that Safety-Gymnasium's step returns, or else info["cost"].
     cost: str | Callable[[dict], float] = "own"
     failure_metric: str = "cost rate"  # or "cumulative failures", the episodes that ended early
-    # Steps after which an episode is truncated; None: what the environment says
+    # Steps after which an episode is truncated; None for the environment's own limit
     max_episode_steps: int | None = setting(whole(1), None)
-    label: str | None = None  # how folders, tables and figures call it; None: the id, or the function's name
-    saute_gamma: float = setting(ABOVE_0_TO_1, 0.999)  # γ_s, discount of Sauté's budget, OmniSafe's
-    unsafe_reward: float = setting(FINITE, -1.0)  # Sauté's for a step beyond the budget
+    label: str | None = None  # name in folders, tables and figures; None for the id, or the function's name
+    saute_gamma: float = setting(ABOVE_0_TO_1, 0.999)  # γ_s, discount of Sauté's budget; as in OmniSafe
+    unsafe_reward: float = setting(FINITE, -1.0)  # Sauté's reward for a step beyond the budget
 
     def __post_init__(self):
         if not isinstance(self.env, str) and not callable(self.env):
@@ -76,7 +76,7 @@ class OwnTask(Checked):
         return _shape(self)[1]
 
     def make(self) -> gymnasium.Env:
-        """One environment, checked. Raises ValueError for one that cannot be used here, ImportError."""
+        """Makes one environment and checks it. Raises ValueError if it cannot be used here, and ImportError."""
         limit = {} if self.max_episode_steps is None else {"max_episode_steps": self.max_episode_steps}
         with quick_worlds() if is_safety_id(self.env) else nullcontext():
             if callable(self.env):
@@ -101,7 +101,7 @@ class OwnTask(Checked):
 
 
 def is_safety_id(env: Any) -> bool:
-    """Whether it names an environment of Safety-Gymnasium."""
+    """Whether `env` is the id of an environment of Safety-Gymnasium."""
     if not isinstance(env, str) or not env.startswith("Safety"):
         return False
     return env in import_safety_gymnasium().utils.registration.safe_registry
@@ -109,7 +109,7 @@ def is_safety_id(env: Any) -> bool:
 
 @cache
 def _shape(task: OwnTask) -> tuple[int, int]:
-    """Components of an action, and the longest episode."""
+    """Returns the number of components of an action, and the steps of the longest episode."""
     env = task.make()
     steps = task.max_episode_steps or getattr(getattr(env, "spec", None), "max_episode_steps", None)
     size = int(np.prod(env.action_space.shape))
@@ -123,8 +123,8 @@ class ForeignEnv(VectorEnv):
     """Environments of an `OwnTask`, stepped one after the other in this process.
 
     Actions (n, act_dim) in [−1, 1] are scaled to the bounds of the environment's action space; components without
-    bounds are passed on as they are. Observations and actions of other shapes are flattened. Nothing of such an
-    environment can be saved: what goes on from a checkpoint begins with a reset, whose seed must say all that follows.
+    bounds are passed on as they are. Observations and actions of other shapes are flattened. The state of such an
+    environment cannot be saved: training that resumes begins with a reset, whose seed must decide all that follows.
     """
 
     resumable = False
@@ -150,7 +150,7 @@ class ForeignEnv(VectorEnv):
     def _begin(self, index: int) -> None:
         with self._quick():
             self._observation[index] = np.ravel(self._envs[index].reset(seed=self._random[index])[0])
-        self._random[index] = None  # given once: from then on its own generator runs on
+        self._random[index] = None  # seeded once; afterwards its own generator continues
 
     def _advance(self, action: np.ndarray) -> Step:
         bound = self.single_action_space.high
@@ -165,7 +165,7 @@ class ForeignEnv(VectorEnv):
         return reward, cost, terminated, truncated, {}
 
     def _cost(self, own: list[float], terminated: bool, info: dict) -> float:
-        """own: the cost that a step of Safety-Gymnasium returns, in a list; of gymnasium, nothing."""
+        """Returns the cost of a step. own: list with the cost that Safety-Gymnasium returns; empty for gymnasium."""
         if callable(self.task.cost):
             return float(self.task.cost(info))
         if self.task.cost == "termination":
@@ -182,11 +182,11 @@ class ForeignEnv(VectorEnv):
         return self._observation.copy()
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Nothing."""
+        """Returns an empty dictionary, since nothing can be saved."""
         return {}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Takes what `state_dict` gives."""
+        """Accepts the empty dictionary that `state_dict` returns. Raises ValueError for any other state."""
         if state:
             raise ValueError(
                 f"not a state of {self.task.name}, which keeps none; got {', '.join(sorted(state))}"

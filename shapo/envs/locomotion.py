@@ -1,8 +1,8 @@
 """The locomotion tasks: Ant-v4 and Walker2d-v4, replayed step for step from gymnasium.
 
-gymnasium is asked once what a task is made of; reward, cost and observation are computed for all environments
-at once. The cost is ours: 1 on the step that ends an episode because the robot fell, which gymnasium reports
-as termination.
+The world and constants of a task are read once from gymnasium. Reward, cost and observation are computed for all
+environments at once. The cost is ours: 1 on the step that ends an episode because the robot fell, which gymnasium
+reports as termination.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from shapo.envs.physics import Physics, lean_model
 
 @cache
 def reference(name: str) -> gymnasium.Env:
-    """gymnasium's environment `name`, which is only asked what it is made of."""
+    """Makes gymnasium's environment `name`, of which only the world and constants are read."""
     return gymnasium.make(name).unwrapped
 
 
 class Locomotion(BatchedEnv):
-    """Move forward without falling.
+    """Robots that must move forward without falling.
 
-    Reward: forward velocity v_x (m/s), plus 1 for not having fallen before, minus w‖a‖² for the controls; the
-    action counts as it was given, before it is clipped. Cost: 1 on the fall, else 0; a fall ends the episode.
-    `info` holds `x_position` and `x_velocity`, (n,) each.
+    Reward: forward velocity v_x (m/s), plus 1 for not having fallen before, minus w‖a‖² for the controls, where a is
+    the action before it is clipped. Cost: 1 on the fall, else 0; a fall ends the episode.
+    `info` holds `x_position` (m) and `x_velocity` (m/s), (n,) each.
 
     Observation: generalised positions without those along the ground, then generalised velocities.
     """
 
     _state = ("_last_x",)
     _seeded = staticmethod(np.random.default_rng)
-    _unseen: int  # the first of the positions are not observed: those along the ground
+    _unseen: int  # number of positions, the first ones, that are not observed: those along the ground
 
     def __init__(self, task: Task, num_envs: int, seed: int, threads: int = 1) -> None:
         self._its = its = reference(task.reference)
@@ -51,11 +51,11 @@ class Locomotion(BatchedEnv):
 
     @abstractmethod
     def _locate(self, data: mujoco.MjData) -> np.ndarray:
-        """The view (1,) of the robot's x position, in metres, that its velocity is taken from."""
+        """Returns a view (1,) of the robot's x position, in metres, from which its velocity is computed."""
 
     @abstractmethod
     def _is_upright(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """(n,) bool: who has not fallen, given positions (n, nq) and velocities (n, nv)."""
+        """Returns which robots have not fallen, (n,) bool, given positions (n, nq) and velocities (n, nv)."""
 
     @abstractmethod
     def _draw_velocity(self, random: np.random.Generator, size: int) -> np.ndarray:
@@ -79,7 +79,7 @@ class Locomotion(BatchedEnv):
         return reward, fallen.astype(np.float64), fallen, {"x_position": x, "x_velocity": velocity}
 
     def observe(self) -> np.ndarray:
-        """The current observations, a new array (n, obs_dim)."""
+        """Returns the current observations as a new array (n, obs_dim)."""
         self._require_reset("observe")
         return self._readings[:, self._unseen : -1].copy()
 
@@ -91,7 +91,7 @@ class Locomotion(BatchedEnv):
 class Ant(Locomotion):
     """A torso on four legs, free in space; it has fallen when it is too low, or too high to be standing.
 
-    Its position is the one that MuJoCo's last substep began with, as gymnasium reads it: a little behind
+    Its position is read as gymnasium reads it: it is the one that MuJoCo's last substep began with, a little behind
     `qpos`.
     """
 
@@ -112,7 +112,7 @@ class Ant(Locomotion):
 class Walker2d(Locomotion):
     """Two legs and a torso in a vertical plane; it has fallen when it is too low, too high or leans too far.
 
-    Velocities are shown clipped to ±10.
+    Observed velocities are clipped to ±10.
     """
 
     _unseen = 1

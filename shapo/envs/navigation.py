@@ -2,7 +2,7 @@
 
 safety_gymnasium builds each kind of world once (`arena`); from then on layouts are drawn here, from the same generator
 in the same order, and bodies are moved instead of rebuilt. Lidar, reward and cost are computed for all environments at
-once. A world with anything in it that is not priced here is refused by name.
+once. A world that has anything else in it is refused, and the error names it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NEIGHBOURS = np.array([-1, 0, 1])[:, None, None]  # the lidar bins an object is
 _AGENTS = "Point", "Car"
 _KINDS = "goal", "hazards", "vases", "buttons", "gremlins"
 # Settings that are read here, that nothing here depends on, or that safety_gymnasium changes as it goes. All others
-# must have its own defaults: what they would change is not replayed.
+# must have safety_gymnasium's defaults, since what they change is not replayed.
 _READ = {
     "num", "size", "keepout", "travel", "resampling_delay", "reward_goal", "reward_distance", "is_constrained",
     "velocity_threshold", "frameskip_binom_n", "num_bins", "max_dist", "alpha", "color", "engine", "agent",
@@ -40,7 +40,7 @@ _PLAIN = {"action_noise": 0, "observe_vision": False, "debug": False, "_is_load_
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an object may be put: uniformly in [x0, x1] × [y0, y1], `keepout` away from others' keepouts."""
+    """Where an object may be put, in metres: uniformly in [x0, x1] × [y0, y1], with no overlap of keepout discs."""
 
     name: str
     body: str | None  # the name of its body in the lean model; decoration has none
@@ -51,12 +51,12 @@ class Placement:
     keepout: float
 
     def draw(self, random: np.random.RandomState) -> tuple[float, float]:
-        # `random.uniform` does the same, in three times the time.
+        # `random.uniform` draws the same numbers, but takes three times as long.
         x, y = random.random_sample(), random.random_sample()
         return self.x0 + (self.x1 - self.x0) * x, self.y0 + (self.y1 - self.y0) * y
 
     def is_free(self, xy: tuple[float, float], others: Iterable[tuple[float, float, float]]) -> bool:
-        """Whether `xy` keeps away from the others, each x, y and keepout."""
+        """Whether `xy` keeps away from the others, each a tuple (x, y, keepout)."""
         for x, y, keepout in others:
             dx, dy = xy[0] - x, xy[1] - y
             if sqrt(dx * dx + dy * dy) < keepout + self.keepout:
@@ -66,11 +66,11 @@ class Placement:
 
 @dataclass(frozen=True)
 class Group:
-    """Objects of one kind, e.g. the hazards. `members` are rows of the positions array."""
+    """Objects of one kind, such as the hazards; `members` are their rows in the positions array."""
 
     name: str
     members: slice
-    settings: Mapping[str, float]  # every number safety_gymnasium describes the kind with
+    settings: Mapping[str, float]  # every numeric setting of this kind in safety_gymnasium
 
     @property
     def rows(self) -> range:
@@ -79,15 +79,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Arena:
-    """All that safety_gymnasium decides about a task before the first random number is drawn."""
+    """Everything that safety_gymnasium decides about a task before the first random number is drawn."""
 
     model: mujoco.MjModel
-    columns: list[int]  # of the model's sensordata, in the order of the observation
-    quaternions: list[int]  # where sensordata has some; observed as rotation matrices, after the columns
+    columns: list[int]  # columns of the model's sensordata, in the order of the observation
+    quaternions: list[int]  # where they begin in sensordata; observed as rotation matrices, after columns
     placements: tuple[Placement, ...]  # in the order they are drawn: the agent, then the groups
     groups: tuple[Group, ...]  # in the order of their lidars in the observation
     extents: tuple[float, float, float, float]  # x0, y0, x1, y1 of the area where objects are put
-    agent_radius: float
+    agent_radius: float  # metres
     frame_skip: int
     lidar_bins: int
     lidar_range: float  # metres
@@ -95,7 +95,7 @@ class Arena:
 
 
 def _unpriced(its: Any, rules: str, max_episode_steps: int) -> list[str]:
-    """What safety_gymnasium's task `its` has that is not replayed here under the rules "Goal" or "Button"."""
+    """Lists what safety_gymnasium's task `its` has that is not replayed here under the rules "Goal" or "Button"."""
     unknown = [] if type(its.agent).__name__ in _AGENTS else [f"the agent {type(its.agent).__name__}"]
     if type(its).__name__ not in {f"{rules}Level{level}" for level in range(3)}:
         unknown.append(f"the rules of {type(its).__name__}")
@@ -118,10 +118,10 @@ def _unpriced(its: Any, rules: str, max_episode_steps: int) -> list[str]:
 
 @cache
 def arena(reference: str, rules: str, max_episode_steps: int) -> Arena:
-    """Lets safety_gymnasium build the world of `reference` once, and notes what it is made of.
+    """Lets safety_gymnasium build the world of `reference` once, and records what it consists of.
 
-    rules: of which kind of task, "Goal" or "Button".
-    Raises NotImplementedError naming all that is not replayed exactly.
+    rules: kind of task, "Goal" or "Button".
+    Raises NotImplementedError, which names everything that is not replayed exactly.
     """
     safety_gymnasium = import_safety_gymnasium()
     with quick_worlds():
@@ -142,7 +142,7 @@ def arena(reference: str, rules: str, max_episode_steps: int) -> Arena:
     x0, y0, x1, y1 = task.placements_conf.extents
     placements = []
     for name, (_, keepout) in task.placements_conf.placements.items():
-        # What a mocap body drags along is a body of its own.
+        # The object that a mocap body drags along is a body of its own.
         body = next((body for body in (name, f"{name}obj") if body in bodies), None)
         area = x0 + keepout, x1 - keepout, y0 + keepout, y1 - keepout
         placements.append(Placement(name, body, *area, keepout))
@@ -169,18 +169,18 @@ def arena(reference: str, rules: str, max_episode_steps: int) -> Arena:
 
 
 class Navigation(BatchedEnv):
-    """The robot drives to one goal after another among objects that it should not touch.
+    """Robots that drive to one goal after another among objects that they should not touch.
 
-    Reward: metres closer to the goal, plus 1 on reaching it. Cost: 1 in every step spent inside a hazard, or with what
-    else the task forbids; at level 0 nothing is. `info["goal_met"]` (n,) says who reached a goal in this step.
-    An episode is terminated only if there is no next goal.
+    Reward: metres closer to the goal, plus 1 on reaching it. Cost: 1 in every step inside a hazard or with anything
+    else that the task forbids; level 0 has no cost. `info["goal_met"]` (n,) says which robots reached a goal in this
+    step. An episode is terminated only if there is no next goal.
 
-    Observation: accelerometer, velocimeter, gyro and magnetometer; of the Car how its rear wheel turns and is turned;
-    then one lidar of 16 bins per kind of object.
+    Observation: accelerometer, velocimeter, gyro and magnetometer; for the Car also the angular velocity and the
+    orientation of its rear wheel; then one lidar of 16 bins per kind of object.
     """
 
     _state = ("_positions", "_undrawn", "_last_distance")
-    _rules: str  # of which tasks of safety_gymnasium
+    _rules: str  # kind of safety_gymnasium's tasks: "Goal" or "Button"
     _prize = "goal"  # the kind of object whose settings say what reaching a goal is worth
 
     def __init__(self, task: Task, num_envs: int, seed: int, threads: int = 1) -> None:
@@ -192,8 +192,8 @@ class Navigation(BatchedEnv):
         super().__init__(task, physics, its.spaces, seed)
         # Row k of an environment's positions (xy, metres) belongs to placement k; row 0 is the agent.
         self._positions = np.zeros((num_envs, len(its.placements), 2))
-        self._undrawn = np.zeros(num_envs, dtype=np.int64)  # see `_generator`
-        self._last_distance = np.zeros(num_envs)  # to the goal, before the step
+        self._undrawn = np.zeros(num_envs, dtype=np.int64)  # steps not drawn yet: see `_generator`
+        self._last_distance = np.zeros(num_envs)  # to the goal before the step, metres
         bodies = {row: model.body(place.body).id for row, place in enumerate(its.placements) if place.body}
         self._bodies, self._body_rows = list(bodies.items()), list(bodies)
         agent = bodies[0]
@@ -220,27 +220,27 @@ class Navigation(BatchedEnv):
 
     @abstractmethod
     def _draw_goal(self, index: int, random: np.random.RandomState) -> bool:
-        """Moves the goal of an environment to its next place; False if there is none."""
+        """Moves the goal of an environment to its next place; returns False if there is none."""
 
     @abstractmethod
     def _reached(self) -> np.ndarray:
-        """(n,) bool: who is at the goal."""
+        """Returns which robots are at the goal, (n,) bool."""
 
     @abstractmethod
     def _forbidden(self) -> np.ndarray | bool:
-        """(n,) bool: who does what costs, beside being inside a hazard."""
+        """Returns which robots do something that costs, other than being inside a hazard, (n,) bool."""
 
     def _driver(self, task: Task) -> Callable[[mujoco.MjData], None] | None:
-        """What moves mocap bodies before every MuJoCo step."""
+        """Returns the function that moves mocap bodies before every MuJoCo step, if there is one."""
         return None
 
     # What they share
 
     def _generator(self, index: int) -> np.random.RandomState:
-        """The generator of an environment, where safety_gymnasium's would be by now.
+        """Returns the generator of an environment, in the state that safety_gymnasium's would have by now.
 
-        The reference draws its number of MuJoCo steps from Binomial(10, 1) in every step: always 10, but it costs one
-        uniform number. Nobody sees it until the next layout or goal is drawn, so they are drawn together here.
+        In every step the reference draws its number of MuJoCo steps from Binomial(10, 1), which is always 10 but uses
+        up one uniform number. That matters only when the next layout or goal is drawn, so all are drawn together here.
         """
         random = self._random[index]
         random.random_sample(self._undrawn[index])
@@ -277,7 +277,7 @@ class Navigation(BatchedEnv):
         raise RuntimeError(f"no layout of {self.task.name} found in {_ATTEMPTS} attempts")
 
     def _refresh(self) -> None:
-        """Reads the simulators and measures from the agent to every object."""
+        """Reads the simulators and measures the distance from the agent to every object."""
         self._sensors, turned, height, places, slides = np.split(self._read(), self._parts, axis=1)
         self._turned, self._height = turned.reshape(-1, 3, 3), height
         self._heading = np.arctan2(turned[:, 3], turned[:, 0])
@@ -291,14 +291,14 @@ class Navigation(BatchedEnv):
         self._distance = np.sqrt(self._dx * self._dx + self._dy * self._dy)
 
     def _distance_to(self, group: Group) -> np.ndarray:
-        """(n, members), a view: the agent's distances to the objects of a group."""
+        """Returns the agent's distances to the objects of a group, in metres, as a view (n, members)."""
         return self._distance[:, group.members.start - 1 : group.members.stop - 1]
 
     def _goal_distance(self) -> np.ndarray:
         return self._distance_to(self._goal)[:, 0]
 
     def _touches(self) -> np.ndarray:
-        """(n, geoms) bool: what the agent touches."""
+        """Returns which geoms the agent touches, (n, geoms) bool."""
         touched = np.zeros((self.num_envs, self.arena.model.ngeom), dtype=bool)
         for row, data in zip(touched, self.physics.datas, strict=True):
             for first, second in data.contact.geom.tolist():
@@ -328,10 +328,10 @@ class Navigation(BatchedEnv):
         return reward, offends.astype(np.float64), terminated, {"goal_met": reached}
 
     def _seen(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the agent sees every object: direction (radians, anticlockwise) and distance (metres), (n, objects).
+        """Returns where the agent sees objects: direction (radians, anticlockwise) and distance (metres), (n, objects).
 
-        The Point stays upright. The Car tilts a little, and its lidar with it: what it sees are the objects' places on
-        the ground in its own frame, without their height there.
+        The Point stays upright. The Car tilts a little, and its lidar tilts with it: it sees the objects' places on the
+        ground in its own frame, without their height in that frame.
         """
         if self._planar:
             return np.arctan2(self._dy, self._dx) - self._heading[:, None], self._distance
@@ -344,11 +344,11 @@ class Navigation(BatchedEnv):
         return np.arctan2(left, forward), np.sqrt(forward * forward + left * left)
 
     def observe(self) -> np.ndarray:
-        """The current observations, sensors and lidars, a new array (n, obs_dim).
+        """Returns the current observations, sensors and then lidars, as a new array (n, obs_dim).
 
         An object at distance d in direction φ (counted in bins, φ = b + f with 0 ≤ f < 1) shows its closeness
-        s = max(0, 1 − d/range) in bin b, f·s in bin b + 1 and (1 − f)·s in bin b − 1. Of several objects a bin shows
-        the closest.
+        s = max(0, 1 − d/range) in bin b, f·s in bin b + 1 and (1 − f)·s in bin b − 1. If a bin sees several objects, it
+        shows the largest of their values.
         """
         self._require_reset("observe")
         its, observation = self.arena, np.zeros(self.observation_space.shape)
@@ -372,11 +372,11 @@ class Navigation(BatchedEnv):
         self._refresh()
 
     def scene(self) -> dict[str, np.ndarray]:
-        """What a drawing from above needs, copied; metres and radians.
+        """Returns copies of what a drawing from above needs, in metres and radians.
 
-        `agent` (n, 2), `heading` (n,), and for every kind of object its places (n, k, 2), the goal's (n, 2); a
-        `<kind>_radius` () each (for the vase: half its side), `agent_radius` (), and `extents` (4,): x0, y0, x1, y1 of
-        the area where objects are put.
+        The keys are `agent` (n, 2), `heading` (n,), `agent_radius` (), and `extents` (4,): x0, y0, x1, y1 of the area
+        where objects are put. Every kind of object has its places (n, k, 2) under its name, `goal` has (n, 2), and
+        `<kind>_radius` () is its radius (for the vase: half its side).
         """
         self._require_reset("scene")
         scene = {
@@ -391,15 +391,15 @@ class Navigation(BatchedEnv):
 
 
 class Goal(Navigation):
-    """The goals are discs to drive into, drawn anywhere free. At level 1 a vase is in the way.
+    """Tasks whose goals are discs to drive into, drawn at any free place.
 
-    At level 2 ten are, and it costs to touch one, or that one moves.
+    At level 1 there is one vase, which costs nothing. At level 2 there are ten: it costs to touch one, or if one moves.
     """
 
     _rules = "Goal"
 
     def _draw_goal(self, index: int, random: np.random.RandomState) -> bool:
-        """Moves the goal to a free place; False, with the goal where it was, if none was found."""
+        """Moves the goal to a free place; returns False, and leaves the goal where it was, if none was found."""
         row = self._goal.members.start
         placement = self.arena.placements[row]
         places = zip(self._positions[index].tolist(), self.arena.placements, strict=True)
@@ -423,11 +423,11 @@ class Goal(Navigation):
 
 
 class Button(Navigation):
-    """The goal is one of four buttons, to be touched. From level 1 on the others must not be, nor circling gremlins.
+    """Tasks whose goal is one of four buttons, which the robot must touch.
 
-    A wrong button costs 1 in every step it is touched, a gremlin too. For ten steps after the right one was pressed,
-    the buttons are dark: their lidar reads 0, and wrong ones cost nothing. The next goal may be the same button, which
-    then is pressed again at once.
+    From level 1 on, touching a wrong button or a circling gremlin costs 1 in every step. For ten steps after the right
+    button was pressed, the buttons are dark: their lidar reads 0, and wrong buttons cost nothing. The next goal may be
+    the same button, which then is pressed again at once.
     """
 
     _rules, _prize = "Button", "buttons"
@@ -444,7 +444,7 @@ class Button(Navigation):
         self._button_lidar = slice(first, first + self.arena.lidar_bins)
 
     def _driver(self, task: Task) -> Callable[[mujoco.MjData], None] | None:
-        """Leads all gremlins round, each about its place: where to, is a table over the steps of an episode."""
+        """Returns the function that moves the gremlins, each in a circle about its place, by a table of all steps."""
         if "gremlins" not in self._groups:
             return None
         settings, model = self._groups["gremlins"].settings, self.arena.model
@@ -464,7 +464,7 @@ class Button(Navigation):
         self._dark[index] = 0
 
     def _draw_goal(self, index: int, random: np.random.RandomState) -> bool:
-        """Makes a button the goal, perhaps the one that was; there always is one."""
+        """Makes a random button the goal, perhaps the same one again; returns True, since there always is one."""
         buttons = self._positions[index, self._buttons]
         self._target[index] = random.choice(len(buttons))
         self._positions[index, self._goal.members] = buttons[self._target[index]]
@@ -494,7 +494,7 @@ class Button(Navigation):
 
 
 def _place(model: mujoco.MjModel, body: int, xy: tuple[float, float], angle: float) -> None:
-    """Puts a body where a compiled world would have it; its height stays."""
+    """Puts a body where a compiled world would have it; its height does not change."""
     quaternion = np.array([cos(angle / 2), 0.0, 0.0, sin(angle / 2)])
     mujoco.mju_normalize4(quaternion)
     model.body_pos[body, :2] = xy

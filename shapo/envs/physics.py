@@ -20,7 +20,7 @@ import numpy as np
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 # The model fields a task may give another value in each world (see `Physics.restart`).
 _PLACED = ("body_pos", "body_quat", "qpos0", "qpos_spring")
-_WELDED_POSE = slice(3, 10)  # of one body relative to the other: where a weld's `eq_data` keeps it
+_WELDED_POSE = slice(3, 10)  # where a weld's `eq_data` holds the pose of one body relative to the other
 
 
 def without_textures(xml: str) -> mujoco.MjSpec:
@@ -30,15 +30,15 @@ def without_textures(xml: str) -> mujoco.MjSpec:
         spec.delete(asset)
     for geom in spec.geoms:
         geom.material = ""
-    spec.njmax = spec.nconmax = -1  # old fixed sizes; they would reserve 472 MB of address space per world
+    spec.njmax = spec.nconmax = -1  # the old fixed sizes would reserve 472 MB of address space per world
     return spec
 
 
 def lean_model(xml: str, sensors: Collection[str]) -> mujoco.MjModel:
-    """Compiles a world to what its dynamics and the named sensors need; trajectories stay bit for bit equal.
+    """Compiles a world reduced to what its dynamics and the named sensors need; trajectories stay equal bit for bit.
 
-    Beside textures go cameras, lights, other sensors, and decoration, which is the task's business: bodies fixed to the
-    world whose geoms collide with nothing (goals, hazards), and such geoms of mocap bodies.
+    Besides textures, it drops cameras, lights, other sensors, and decoration, which the task handles itself: bodies
+    fixed to the world whose geoms collide with nothing (goals, hazards), and geoms of mocap bodies that do not either.
     """
     spec = without_textures(xml)
     unread = [sensor for sensor in spec.sensors if sensor.name not in sensors]
@@ -60,9 +60,9 @@ def _is_thin(geom: mujoco.MjsGeom) -> bool:
 
 @cache
 def _stop_the_clock() -> None:
-    """Keeps MuJoCo from timing its own stages: a seventh of a Walker2d step goes into asking for the time.
+    """Keeps MuJoCo from timing its own stages, which takes a seventh of a Walker2d step.
 
-    The C library does so where `mjcb_time` is set, which the Python package sets and cannot unset. No number but
+    The C library times them if `mjcb_time` is set. The Python package sets it and cannot unset it. No number but
     `MjData.timer` depends on it.
     """
     for library in Path(mujoco.__file__).parent.glob("libmujoco*"):
@@ -72,10 +72,10 @@ def _stop_the_clock() -> None:
 class Physics:
     """`num_envs` copies of one model; a step is `frame_skip` MuJoCo steps of each.
 
-    model: the world all copies start as; their fields named in `_PLACED` may differ afterwards. settle: bring
-    positions, contacts and sensors up to date (`mj_forward`) after a control step; without it they lag one MuJoCo step
-    behind `qpos`, as in gymnasium's locomotion tasks. drive: called with a world's MjData before each of its MuJoCo
-    steps, to move mocap bodies. threads: worlds are split over that many; the numbers do not depend on it.
+    model: the world that all copies start as; their fields named in `_PLACED` may differ afterwards. settle: whether to
+    bring positions, contacts and sensors up to date (`mj_forward`) after a control step; otherwise they lag one MuJoCo
+    step behind `qpos`, as in gymnasium's locomotion tasks. drive: function called with a world's MjData before each of
+    its MuJoCo steps, to move mocap bodies. threads: number of threads; results do not depend on it.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Physics:
         self.models = [copy.deepcopy(model) for _ in range(num_envs)]
         self.datas = [mujoco.MjData(model) for model in self.models]
         self.frame_skip, self.settle, self.drive = frame_skip, settle, drive
-        # mj_step begins with what mj_forward just did, except for the controls: mj_step2 takes it from there.
-        # It integrates by Euler or implicitly only, and a moved mocap body makes the kinematics stale.
+        # mj_step would repeat what mj_forward just did, except for the controls, so mj_step2 continues from there.
+        # mj_step2 integrates by Euler or implicitly only, and a moved mocap body makes the kinematics stale.
         runge_kutta = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
         self._continues = settle and drive is None and not runge_kutta
-        # Sensors are read after mj_forward only: not computing them during the steps changes nothing else.
+        # Sensors are read only after mj_forward, so leaving them out during the steps changes nothing else.
         self._flags = model.opt.disableflags
         self._quiet = self._flags | mujoco.mjtDisableBit.mjDSBL_SENSOR if settle else self._flags
         # Arrays of MjData are views that stay valid, so they are looked up once.
@@ -139,10 +139,10 @@ class Physics:
             self._pool.shutdown()
 
     def restart(self, index: int) -> None:
-        """Begins world `index` anew from its model's `qpos0`, after its placed fields were given their values.
+        """Restarts world `index` from its model's `qpos0`, after the fields named in `_PLACED` were set.
 
-        `mj_setConst` redoes what the compiler derives from them, so the world equals one compiled that way; the poses
-        its welds hold only where none is set (a zero quaternion).
+        `mj_setConst` recomputes what the compiler derives from these fields, so the world equals one compiled with
+        them. It recomputes the poses of welds only where none is set (a zero quaternion), so they are zeroed before.
         """
         model, data = self.models[index], self.datas[index]
         model.eq_data[self._welds, _WELDED_POSE] = 0
@@ -151,18 +151,18 @@ class Physics:
         mujoco.mj_forward(model, data)
 
     def start(self, index: int, qpos: np.ndarray, qvel: np.ndarray) -> None:
-        """Begins world `index` anew from positions (nq,) and velocities (nv,); its model stays as it is.
+        """Restarts world `index` from positions (nq,) and velocities (nv,); its model stays as it is.
 
-        Only what a MuJoCo step begins with is set. Derived quantities (`xpos`, ...) follow with the next step.
+        Only the state that a MuJoCo step begins with is set. Derived quantities (`xpos`, ...) follow in the next step.
         """
         data = self.datas[index]
         mujoco.mj_setState(self.models[index], data, self._fresh, _STATE)
         data.qpos[:], data.qvel[:] = qpos, qvel
 
     def reader(self, select: Callable[[mujoco.MjData], Sequence[np.ndarray]]) -> Callable[..., np.ndarray]:
-        """A function that gathers 1-D views `select(data)` of every world into one (n, k) array, the same at each call.
+        """Returns a function that gathers the 1-D views `select(data)` of every world into one (n, k) array.
 
-        That costs one numpy call for all worlds. With the index of a world it brings that row up to date only.
+        It fills the same array at each call, with one numpy call for all worlds. Given an index, it updates that row.
         """
         views = [[np.atleast_1d(view) for view in select(data)] for data in self.datas]
         gathered = np.empty((len(views), sum(view.size for view in views[0])))
@@ -178,7 +178,7 @@ class Physics:
         return read
 
     def save(self) -> dict[str, np.ndarray]:
-        """Everything the worlds need to continue bit for bit, one row per world."""
+        """Returns everything that the worlds need to continue bit for bit, one row per world."""
         state = np.empty((len(self.models), mujoco.mj_stateSize(self.models[0], _STATE)))
         for row, model, data in zip(state, self.models, self.datas, strict=True):
             mujoco.mj_getState(model, data, row, _STATE)
@@ -186,7 +186,7 @@ class Physics:
         return {"integration": state, **placed}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
-        """Puts every world where `save` found it."""
+        """Puts every world back into the state that `save` returned."""
         for i, (model, data) in enumerate(zip(self.models, self.datas, strict=True)):
             for name in _PLACED:
                 getattr(model, name)[:] = state[name][i]

@@ -1,8 +1,8 @@
 """safety-gymnasium 1.0.0 on Python 3.11 and 3.12: everything it takes, in one place.
 
-Release 1.0.0 is the newest on PyPI and predates Python 3.11. It is installed without its pinned dependencies; here it
-is imported and asked to build worlds. Nothing of others stays patched. A newer release ends the need for this module,
-and `import_safety_gymnasium` says so instead of guessing.
+Release 1.0.0 is the newest on PyPI and predates Python 3.11. It is installed without its pinned dependencies; this
+module imports it and lets it build worlds. No other package stays patched. A newer release ends the need for this
+module, and `import_safety_gymnasium` says so instead of guessing.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ with _without_release_notices():  # importing gymnasium imports its plugins, gym
 
 
 def import_safety_gymnasium() -> ModuleType:
-    """The `safety_gymnasium` package, imported so that it works on this Python. Raises ImportError where it is not
-    installed, or its version is not the one this module was written for.
+    """Imports and returns the `safety_gymnasium` package, so that it works on this Python. Raises ImportError if it is
+    not installed, or if its version is not the one that this module was written for.
     """
     try:
         version = metadata.version("safety-gymnasium")
@@ -71,9 +71,9 @@ def import_safety_gymnasium() -> ModuleType:
 
 
 def _let_arrays_of_one_be_numbers() -> None:
-    """Lets agents with joints be built: it indexes joints with arrays of one number, and reads their angles as such.
+    """Lets safety_gymnasium build agents with joints, whose indices and angles it handles as arrays of one number.
 
-    MuJoCo 3 and NumPy 2.4 no longer take these for numbers. This stays, inside its module of agents alone.
+    MuJoCo 3 and NumPy 2.4 no longer accept these as numbers. The patch stays, but only in its module of agents.
     """
     agents = importlib.import_module("safety_gymnasium.bases.base_agent")
     agents.float = lambda value: np.asarray(value).item()
@@ -100,7 +100,7 @@ def _let_arrays_of_one_be_numbers() -> None:
 
 @contextmanager
 def _array_defaults_in_dataclasses() -> Iterator[None]:
-    """Lets dataclass fields have ndarray defaults, which Python 3.11 rejects: a factory of copies means the same."""
+    """Lets dataclass fields have ndarray defaults, which Python 3.11 rejects, by making them factories of copies."""
     original = dataclasses.dataclass
 
     def dataclass(cls=None, /, **options):
@@ -122,10 +122,10 @@ def _array_defaults_in_dataclasses() -> Iterator[None]:
 
 @contextmanager
 def quick_worlds() -> Iterator[None]:
-    """Inside, safety_gymnasium builds worlds without textures and leaves numpy's global generator alone.
+    """Makes safety_gymnasium build worlds without textures, and leave numpy's global generator alone, while inside.
 
-    Every world it compiles decodes a 191 MB skybox, which takes longer than all the rest of a build; only compilation
-    is exchanged. And `Builder` seeds itself from `np.random`, which would change the caller's numbers.
+    Every world that it compiles decodes a 191 MB skybox, which takes longer than the rest of the build; only the
+    compilation is replaced. `Builder` also seeds itself from `np.random`, which would change the caller's numbers.
     """
     import_safety_gymnasium()
     world = importlib.import_module("safety_gymnasium.world")

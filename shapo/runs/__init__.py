@@ -1,1 +1,1 @@
-"""One run and many: what names it, trains it, keeps it, ships it, and trains it again. Knows no algorithm."""
+"""Runs and studies: naming, training, storing, shipping and verifying them. Nothing here knows an algorithm."""

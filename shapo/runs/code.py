@@ -1,4 +1,4 @@
-"""A hash of the code of the user's own classes and functions: equal wherever they travel, another once edited."""
+"""A hash of the code of the user's own classes and functions, equal in every process and different once edited."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 PLAIN = (types.NoneType, types.EllipsisType, bool, int, float, complex, str, bytes)
-PARTS = {  # what wraps a function -> where it keeps it, and what else it was given
+PARTS = {  # type of a wrapper -> its attributes that hold the function and the rest of its arguments
     staticmethod: ("__func__",), classmethod: ("__func__",), MethodType: ("__func__", "__self__"),
     property: ("fget", "fset", "fdel"), functools.cached_property: ("func",),
     functools.partial: ("func", "args", "keywords"), functools.partialmethod: ("func", "args", "keywords"),
@@ -26,16 +26,16 @@ PARTS = {  # what wraps a function -> where it keeps it, and what else it was gi
 }  # fmt: skip
 CALLABLE = (FunctionType, *PARTS)
 NAMED = (types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType)
-# What @dataclass writes follows from the fields, which are named anyway.
+# The methods that @dataclass writes follow from the fields, which a description names anyway.
 GENERATED = {"__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__replace__"}
 
 
 def code_hash(value: type | FunctionType) -> str:
-    """Hash of a class or function: compiled code, not source, since a notebook's travel to other processes without.
+    """Returns the hash of the compiled code of a class or function, since notebook code travels without its source.
 
-    Followed are wrappers, closures, defaults, class attributes, nested and base classes, and the user's own functions,
-    classes and plain constants that the code reads from its module; what is installed, and this package, go by name.
-    Raises TypeError where something has no content to hash: an open file, a lock.
+    The hash covers wrappers, closures, defaults, class attributes, nested and base classes, and the user's own
+    functions, classes and plain constants that the code reads from its module. Installed code and this package go by
+    name only. Raises TypeError if something has no content to hash, such as an open file or a lock.
     """
     return hashlib.sha256(repr(_Content(value).of(value, inside=True)).encode()).hexdigest()[:12]
 
@@ -45,20 +45,20 @@ def installed(module: str | None) -> bool:
     root = (module or "").partition(".")[0]
     if root == "shapo" or root in sys.stdlib_module_names:
         return True
-    if root == "__main__":  # the file of a kernel's is ipykernel's
+    if root == "__main__":  # in a notebook, its file is ipykernel's
         return False
     origin = Path(getattr(sys.modules.get(root), "__file__", None) or "")
     return not {"site-packages", "dist-packages"}.isdisjoint(origin.parts)
 
 
 class _Content:
-    """What tells one piece of code from another, as nested tuples of plain values."""
+    """The content of a piece of code that distinguishes it from others, as nested tuples of plain values."""
 
     def __init__(self, whole: type | FunctionType):
-        self.whole, self.seen = whole, {}  # seen: id -> (its number, itself): for cycles, and to stay short
+        self.whole, self.seen = whole, {}  # seen: id -> (number, object), against cycles and repetition
 
     def of(self, value: Any, inside: bool = False) -> Any:
-        """inside: look into it even where it is installed."""
+        """Returns the content of `value`. inside: whether to look into a class even if it is installed."""
         if type(value) in PLAIN:
             return value
         if isinstance(value, ModuleType):
@@ -87,7 +87,7 @@ class _Content:
             return "list", *map(self.of, value)
         if isinstance(value, dict | types.MappingProxyType):
             return "dict", *((self.of(key), self.of(item)) for key, item in value.items())
-        if isinstance(value, torch.Tensor):  # whose pickle holds addresses
+        if isinstance(value, torch.Tensor):  # a tensor's pickle holds addresses
             return "tensor", str(value.dtype), self.of(value.detach().cpu().numpy())
         return value.__qualname__ if isinstance(value, NAMED) else self._of_object(value)
 
@@ -95,7 +95,7 @@ class _Content:
         if hasattr(function, "registry") and hasattr(function, "dispatch"):  # functools.singledispatch
             return "dispatch", self.of(function.registry)
         code, module = function.__code__, function.__globals__
-        if installed(module.get("__name__")):  # but what it wraps may be the user's
+        if installed(module.get("__name__")):  # it goes by name, but what it wraps may be the user's
             content = code.co_qualname
         else:
             read = {name: module[name] for name in _global_names(code) if name in module}
@@ -140,7 +140,7 @@ def _enclosed(cell: Any) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _global_names(code: CodeType) -> tuple[str, ...]:
-    """What a function reads from its module, in order, functions within it included."""
+    """Returns the names that a function, and the functions within it, read from the module, in order."""
     names = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
     for inner in code.co_consts:
         if isinstance(inner, CodeType):

@@ -18,7 +18,7 @@ LONGEST = 100_000  # steps after which an episode of a plain environment is cut 
 class Plain:
     """One environment of gymnasium as a batch of one, for a policy that was trained on `config`.
 
-    Episode k begins with the seed `seed + k`. Actions are scaled to its bounds, as `config` says; so is the cost.
+    Episode k begins with the seed `seed + k`. `config` scales actions to the environment's bounds and tells the cost.
     """
 
     num_envs = 1
@@ -44,7 +44,7 @@ class Plain:
 def evaluate(
     config: RunConfig, policy: Callable, episodes: int = 20, deterministic: bool = True, seed: int = 0, env: Any = None
 ) -> pd.DataFrame:  # fmt: skip
-    """A row per episode: env, return, cost, length, failed. See `Run.evaluate`."""
+    """Evaluates a policy; returns a row per episode: env, return, cost, length, failed. See `Run.evaluate`."""
     episodes, seed, own = whole(1)("episodes", episodes), whole(0)("seed", seed), env is None
     rng = np.random.default_rng([seed, 1])
     if own:
@@ -53,8 +53,8 @@ def evaluate(
         env = Plain(env, config, seed)
     observation, n = env.reset(), env.num_envs
     observation = observation[0] if isinstance(observation, tuple) else observation
-    running, rows = np.zeros((3, n)), [[] for _ in range(n)]  # return, cost, length of the episodes under way
-    # Said before, so that an environment whose episodes are short gives no more.
+    running, rows = np.zeros((3, n)), [[] for _ in range(n)]  # return, cost, length of unfinished episodes
+    # Fixed in advance, so that an environment with short episodes does not contribute more of them.
     wanted = [len(range(i, episodes, n)) for i in range(n)]
     while any(len(found) < few for found, few in zip(rows, wanted, strict=True)):
         with torch.no_grad():

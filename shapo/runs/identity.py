@@ -14,51 +14,51 @@ from shapo.runs.code import code_hash
 
 
 class RunConfig:
-    """What `train`, `Run` and `Study` ask of a frozen dataclass that defines a run: `Config`, `RobotConfig`.
+    """The base of the frozen dataclasses that define a run for `train`, `Run` and `Study`: `Config`, `RobotConfig`.
 
-    Fields task, algorithm, seed and num_envs; `epochs`, `steps_per_epoch`; `make_env(num_envs, seed)`; `trainer()`, of
-    something with run_epoch, state, restore; `policy(arrays)` of a checkpoint.
+    They have task, algorithm, seed, num_envs, `epochs` and `steps_per_epoch`. `make_env(num_envs, seed)` makes
+    environments, `trainer()` an object with run_epoch, state and restore, `policy(arrays)` a checkpoint's policy.
     """
 
-    method: ClassVar[int]  # part of every run's name; raised whenever a change to the code changes numbers
+    method: ClassVar[int]  # version in every run's name; raised whenever a change to the code changes numbers
     shown: ClassVar[dict[str, str]]  # label -> column of progress, on progress bars
-    checkpoint_seconds: ClassVar[float] = 0.0  # epochs that are shorter share a checkpoint
+    checkpoint_seconds: ClassVar[float] = 0.0  # least time between checkpoints; shorter epochs share one
     episode_columns: ClassVar[tuple[str, ...]]
-    vocabulary: ClassVar[dict[str, Any]]  # name -> class of everything that a description of it may hold
-    length: ClassVar[str | None] = None  # the field that says how long, where an epoch does not depend on it
-    shipped_networks: ClassVar[tuple[str, ...]] = ()  # how names begin of arrays that ship with results
-    undifferentiated: ClassVar[dict[str, Any]] = {}  # what `make_env` is told where nothing is differentiated
+    vocabulary: ClassVar[dict[str, Any]]  # name -> class, for all classes that a description may name
+    length: ClassVar[str | None] = None  # field with the run's length, if the epochs do not depend on it
+    shipped_networks: ClassVar[tuple[str, ...]] = ()  # prefixes of the names of arrays that ship with results
+    undifferentiated: ClassVar[dict[str, Any]] = {}  # arguments of `make_env` where no gradients are needed
 
     def bounded(self, action: Any, space: Any) -> Any:
-        """A policy's action as an environment of gymnasium takes it."""
+        """Returns a policy's action as a gymnasium environment with the action space `space` takes it."""
         return action
 
     def cost_of(self, info: dict, terminated: bool) -> float:
-        """Of a step of an environment of gymnasium."""
+        """Returns the cost of a step of a gymnasium environment."""
         return float(info.get("cost", 0.0))
 
     @property
     def resolved(self) -> RunConfig:
-        """The config as it is run, with the task's own value in every field left None: what `identity` names."""
+        """The config as it is run and as `identity` names it, with the task's own value in every field left None."""
         return self
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The method version and the whole config: what a run is."""
+        """The method version and the whole resolved config, which together define a run."""
         return {"method": self.method, "config": describe(self.resolved)}
 
     @property
     def run_id(self) -> str:
-        """Hash of the identity."""
+        """The hash of the identity, 12 hexadecimal digits."""
         text = json.dumps(self.identity, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def describe(value: Any) -> Any:
-    """A config as JSON-able values. Classes go by name; one from outside the package (a notebook cell, say) also by
-    `code_hash`, so that editing it names a new run; functions and classes as values likewise. What that does not see
-    (a file that a method reads, a dictionary of the module) belongs in fields. Raises TypeError for what has no such
-    description.
+    """Returns a config as JSON-able values. Raises TypeError for a value that cannot be described so. A class goes by
+    its name. A class from outside the package (a notebook cell, say), and a class or function that is a field's value,
+    also go by `code_hash`, so editing them gives a new run. What the hash does not see (a file that a method reads, a
+    dictionary of the module) belongs in fields.
     """
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
@@ -66,7 +66,7 @@ def describe(value: Any) -> Any:
             raise TypeError(f"{kind.__qualname__} must be a frozen dataclass: @dataclass(frozen=True)")
         name = {"class": kind.__qualname__}
         if any(map(_from_outside, kind.__mro__)):
-            name = {"class": kind.__name__, "code": code_hash(kind)}  # where it was defined does not travel
+            name = {"class": kind.__name__, "code": code_hash(kind)}  # its __qualname__ may vary
         return name | {field.name: describe(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, type | FunctionType):
         kind = "class" if isinstance(value, type) else "function"
@@ -85,10 +85,10 @@ def describe(value: Any) -> Any:
 
 
 def config_from(description: dict[str, Any]) -> RunConfig:
-    """The resolved config that `describe` described, of the same run_id.
+    """Returns the resolved config that `describe` described, with the same run_id.
 
-    Raises ValueError for a class from outside the package (a notebook cell, say), of which a description has only the
-    name, and for what does not describe a config of this version of the package.
+    Raises ValueError for a class from outside the package (a notebook cell, say), of which a description has only name
+    and hash, and for anything that does not describe a config of this version of the package.
     """
     words = {name: kind for config in RunConfig.__subclasses__() for name, kind in config.vocabulary.items()}
     words |= {kind.__qualname__: kind for kind in RunConfig.__subclasses__() if not _from_outside(kind)}

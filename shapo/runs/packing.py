@@ -1,4 +1,4 @@
-"""Packing: the results of a study as a few small files that ship with it; `shapo.runs.shipped` reads them."""
+"""Packing: writes the results of a study into a few small files that ship; `shapo.runs.shipped` reads them."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from shapo.runs.shipped import (
 from shapo.runs.store import ROOT, lock_of, remove_leftovers, write_atomically
 from shapo.runs.study import Study
 
-SMALLEST = 100_000  # environment steps of a run that ships: every profile but smoke has more
+SMALLEST = 100_000  # fewest environment steps of a run that ships; every profile but smoke has more
 
 
 def pack(
     study: Study, folder: str | Path | None = None, *, partial: bool = False, replace: bool = False
 ) -> list[Run]:
-    """Packs what the runs of `study` gave into folder/<study name>/, whole or not at all; returns the runs packed.
+    """Packs the results of a study's runs into folder/<study name>/, whole or not at all; returns the packed runs.
 
-    A run that is only shipped stays in its pack; one that another pack of the folder holds is not packed twice.
+    A run that is only shipped stays in its pack. A run that another pack of the folder holds is not packed twice.
 
-    folder: `data_folder()` by default. partial: pack what there is of an unfinished study. replace: let go of runs that
-    the old pack of this name holds and the new one would not. Raises ValueError where that was not asked for, where
-    there is nothing to pack, and for runs too short to be results among those that ship with the package;
-    CorruptPackError where a pack of the folder is damaged; TimeoutError while another process packs.
+    folder: `data_folder()` by default. partial: whether to pack the available runs of an unfinished study. replace:
+    whether to drop runs that the old pack of this name holds and the new one would not. Raises ValueError where either
+    is needed but False, for a name that is no folder's, for nothing to pack, and for runs that are too short to ship
+    with the package; CorruptPackError if a pack of the folder is damaged; TimeoutError while another process packs.
     """
     folder = Path(folder if folder is not None else data_folder())
     if not study.name or Path(study.name).name != study.name or study.name.startswith("."):
@@ -95,8 +95,8 @@ def _pack_runs(name: str, runs: Sequence[Run], folder: Path, replace: bool) -> l
 
 
 def _put(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Makes `folder` a pack of these files. Wherever this stops, it is the old one until SHA256SUMS is replaced, then
-    the new one.
+    """Makes `folder` a pack of these files. Wherever this stops, the folder is the old pack before SHA256SUMS is
+    replaced, and the new pack afterwards.
     """
     fresh = {n: fresh_path(folder, n, hashlib.sha256(content).hexdigest()) for n, content in contents.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _put(folder: Path, contents: Mapping[str, bytes]) -> None:
     for name, path in fresh.items():
         os.replace(path, folder / f"{name}.parquet")
     for path in set(folder.glob("*.parquet")) - {folder / f"{name}.parquet" for name in contents}:
-        path.unlink()  # of the old pack, or of a packer that was killed: nobody else packs now
+        path.unlink()  # left by the old pack or by a killed packer, since nobody else packs now
     remove_leftovers(folder)
 
 
@@ -121,7 +121,7 @@ def _check(new: Pack, runs: Sequence[Run]) -> None:
 
 
 def _rows(runs: Sequence[Run]) -> pa.Table:
-    """runs.parquet."""
+    """Returns the table that becomes runs.parquet."""
     rows = [_row(run) for run in runs]
     columns = (*COLUMNS, "networks_sha256") if any(row["networks_sha256"] for row in rows) else COLUMNS
     return pa.table({column: [row[column] for row in rows] for column in columns})
@@ -129,7 +129,7 @@ def _rows(runs: Sequence[Run]) -> pa.Table:
 
 def _row(run: Run) -> dict[str, Any]:
     config = run.config
-    if shipped := run.pack:  # its digests are of tables that are not here
+    if shipped := run.pack:  # its row is kept: the tables of its digests are not here
         networks = {"networks_sha256": shipped.networks_digest(config.run_id)}
         return shipped.rows[config.run_id] | {"run_id": config.run_id} | networks
     networks = run.shipped_networks
@@ -147,7 +147,7 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _networks(runs: Sequence[Run]) -> pa.Table | None:
-    """networks.parquet, if anything of these runs belongs there."""
+    """Returns the table that becomes networks.parquet, or None if these runs have no networks that ship."""
     rows = [
         {
             "run_id": run.config.run_id, "name": name, "dtype": str(array.dtype), "shape": json.dumps(array.shape),
@@ -160,18 +160,18 @@ def _networks(runs: Sequence[Run]) -> pa.Table | None:
 
 
 def _tidy(runs: Sequence[Run], name: str) -> pa.Table:
-    """One table of all runs, with the column run_id first. What only some runs have is null in the others."""
+    """Returns one table of all runs, with run_id first. A column that only some runs have is null in the others."""
     tables = [as_shipped(name, getattr(run, name)) for run in runs]
     whole = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
     if name == "episodes":
-        whole = whole.astype(dict.fromkeys(whole.select_dtypes("float64"), np.float32))  # which they are
+        whole = whole.astype(dict.fromkeys(whole.select_dtypes("float64"), np.float32))  # already rounded
     run_id = np.repeat([run.config.run_id for run in runs], [len(table) for table in tables])
     return pa.table({"run_id": run_id.astype(str)} | {column: whole[column].to_numpy() for column in whole})
 
 
 def _parquet(table: pa.Table) -> bytes:
-    """The same bytes for the same table. Numbers are split into their first bytes, their second, and so on, which zstd
-    compresses a third better: 50 kB of episodes and 3 kB of progress for a run of 1 M steps of Walker2d-v4.
+    """Returns the same Parquet bytes for the same table. Numbers are split into first bytes, second bytes and so on, so
+    zstd compresses a third better: 50 kB of episodes and 3 kB of progress for a run of 1 M steps of Walker2d-v4.
     """
     is_number = (pa.types.is_integer, pa.types.is_floating)
     numbers = [field.name for field in table.schema if any(kind(field.type) for kind in is_number)]

@@ -1,4 +1,4 @@
-"""Run: what a training run was asked, how far it is, and what it gave, in the run store or shipped."""
+"""Run: the config, the state and the results of a training run, in the run store or shipped."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from shapo.runs.store import (
 
 
 class Run:
-    """A run in the store, finished or not, of this or another process; everything is read when asked for.
+    """A run in the run store, finished or not, of this or another process; everything is read when it is asked for.
 
-    Of a run that is not finished, tables and provenance are those shipped in `figures/data/`, if any; else they
-    go as far as the store does.
+    If a run is not finished but shipped in `figures/data/`, its tables, networks and provenance are the shipped ones.
+    Otherwise they go as far as the run store does.
     """
 
     def __init__(self, config: RunConfig, runs: str | Path | None = None):
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def epoch(self) -> int:
-        """Epochs finished."""
+        """Number of finished epochs."""
         if not self.exists:
             return 0
         version = version_of(self.checkpoint)
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def shipped(self) -> bool:
-        """Whether `figures/data/` has its results, packed. `shapo.train` trains such a run all the same."""
+        """Whether `figures/data/` holds the packed results of this run. `shapo.train` trains it all the same."""
         return pack_of(self.config.run_id) is not None
 
     @property
@@ -92,19 +92,19 @@ class Run:
 
     @property
     def pack(self) -> Pack | None:
-        """The pack that speaks for a run that is not finished, if it is shipped."""
+        """The pack that stands in for this run: None if the run is finished, or not shipped."""
         return None if self.finished else pack_of(self.config.run_id)
 
     @property
     def progress(self) -> pd.DataFrame:
-        """A row per epoch.
+        """A row per epoch, with these columns in safe RL.
 
-        epoch, steps: so far. episodes: ended in it; episode_return, episode_cost: their means. J_C: mean cost of the
-        last 50. total_cost, failures: over training; cost_rate: cost per step. lagrangian_multiplier: λ of the
-        update. kl: KL(π₀ ‖ π₁) of the step, nats; improvement: of the surrogate; line_search_trials: NaN if none was
-        accepted; cg_products: products with F. std: mean σ. Under a perturbation also kl_down: KL(π₀ ‖ π_θ₀+ε), and
-        surrogate_down: L(θ₀ + ε), beside its prediction surrogate_down_linear: gᵀε; where the schedule measures n,
-        autocorrelation_time: τ, and n_eff: n_t / τ.
+        epoch, steps: counts so far. episodes: number that ended in the epoch; episode_return, episode_cost: their
+        means. J_C: mean cost of the last 50 episodes. total_cost, failures: sums so far; cost_rate: total_cost per
+        step. lagrangian_multiplier: λ of the update. kl: KL(π₀ ‖ π₁) of the step, nats; improvement: gain of the
+        surrogate; line_search_trials: NaN if none was accepted; cg_products: products with F. std: mean σ. With a
+        perturbation, also kl_down: KL(π₀ ‖ π_θ₀+ε), nats; surrogate_down: L(θ₀ + ε); surrogate_down_linear: gᵀε, its
+        prediction. If the schedule measures n, also autocorrelation_time: τ; n_eff: n_t / τ.
         """
         return self._table("progress")
 
@@ -112,15 +112,15 @@ class Run:
     def episodes(self) -> pd.DataFrame:
         """A row per finished episode: steps so far, env, return, cost, length, failed.
 
-        Of a run that is only shipped: return and cost in single precision.
+        A run that is only shipped has return and cost in single precision.
         """
         return self._table("episodes")
 
     @property
     def timing(self) -> pd.DataFrame:
-        """Seconds of each epoch: rollout, actor, critics, total. Not part of what is reproduced.
+        """Seconds of each epoch: rollout, actor, critics, total. They are not part of what is reproduced.
 
-        Of a run that is only shipped: one row, the medians.
+        A run that is only shipped has one row, the medians.
         """
         return self._table("timing")
 
@@ -133,9 +133,9 @@ class Run:
 
     @property
     def networks(self) -> dict[str, np.ndarray]:
-        """Arrays of the checkpoint, with those of the trained networks among them; of a shipped run, those that ship.
+        """Arrays of the checkpoint, with the trained networks among them, or the arrays that ship of a shipped run.
 
-        They are read-only: an edited copy trains nothing on. Raises FileNotFoundError where there are none.
+        They are read-only, and editing a copy does not change the run. Raises FileNotFoundError if there are none.
         """
         if pack := self.pack:
             if not (shipped := pack.networks(self.config.run_id)):
@@ -146,29 +146,29 @@ class Run:
 
     @property
     def shipped_networks(self) -> dict[str, np.ndarray]:
-        """Those of `networks` that a pack holds; none of most configs."""
+        """The arrays of `networks` that a pack holds; empty for most configs."""
         if not (prefixes := self.config.shipped_networks):
             return {}
         return {name: array for name, array in self.networks.items() if name.startswith(prefixes)}
 
     @property
     def actor(self) -> Any:  # an `algorithms.networks.Policy`, or a `robots.policy.RobotPolicy`
-        """The trained policy, ready to roll out. Raises FileNotFoundError where there is none, or none is shipped."""
+        """The trained policy, ready to roll out. Raises FileNotFoundError if there is none, or none is shipped."""
         with self._restoring():
             return self.config.policy(self.networks)
 
     def evaluate(
         self, episodes: int = 20, deterministic: bool = True, seed: int = 0, env: Any = None
     ) -> pd.DataFrame:
-        """Episodes of the trained policy, a row each: env, return, cost (0 where there is none), length, failed.
+        """Runs episodes of the trained policy; returns a row each: env, return, cost (0 if none), length, failed.
 
-        deterministic: by the policy's mode, or by samples. seed: of environments and samples; environment i begins from
-        `seed + i`. env: one of gymnasium's, or several together, in place of the task's own; episode k from `seed + k`.
+        deterministic: whether actions are the policy's mode, or samples. seed: seed of the samples and environments;
+        environment i has `seed + i`. env: gymnasium environment to use instead (episode k has `seed + k`), or several.
         """
         return evaluate(self.config, self.actor, episodes, deterministic, seed, env)
 
     def load(self) -> tuple[dict[str, np.ndarray], dict]:
-        """(arrays, meta) of the checkpoint, not to be changed. Raises CorruptCheckpointError, FileNotFoundError."""
+        """Loads the checkpoint's (arrays, meta), not to change. Raises CorruptCheckpointError, FileNotFoundError."""
         if not self.exists:
             raise FileNotFoundError(f"{self.path} has no checkpoint: this run has not begun")
         arrays, meta = _load(self.checkpoint, *version_of(self.checkpoint))
@@ -185,7 +185,7 @@ class Run:
         return arrays, meta
 
     def restore(self, trainer: Any) -> None:
-        """Brings a fresh trainer of the config to where the checkpoint stands. Raises as `load`."""
+        """Brings a fresh trainer of the config to the state of the checkpoint. Raises the errors of `load`."""
         arrays, meta = self.load()
         fresh = trainer.state()[0]
         with self._restoring():
@@ -195,9 +195,9 @@ class Run:
             trainer.restore(arrays, meta)
 
     def save(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
-        """Replaces the checkpoint, atomically; before the last one, writes progress.csv and episodes.csv for people.
+        """Replaces the checkpoint atomically; before the last one, writes progress.csv and episodes.csv for people.
 
-        A run's first `meta` may hold the provenance of a shorter run that it goes on from.
+        The first `meta` of a run may hold the provenance of a shorter run that this one continues.
         """
         if self._history is None:  # once: the writer holds the run's lock, so nobody else adds to it
             self._history = self.load()[1]["provenance"] if self.exists else meta.get("provenance", [])
@@ -212,13 +212,13 @@ class Run:
         save_checkpoint(self.checkpoint, arrays, meta)
 
     def write_config(self) -> None:
-        """config.json, for people."""
+        """Writes config.json, for people and for longer runs that continue this one."""
         if not (self.path / "config.json").exists():
             write_atomically(self.path / "config.json", json.dumps(self.config.identity, indent=2).encode())
 
     @contextmanager
     def _restoring(self) -> Iterator[None]:
-        """What a whole but crafted checkpoint leads to is told as what it is."""
+        """Turns the errors that a whole but crafted checkpoint causes inside into CorruptCheckpointError."""
         try:
             yield
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -251,15 +251,15 @@ def provenance() -> dict:
     """Package versions, commit and machine of this process."""
     names = "torch numpy mujoco gymnasium safety-gymnasium newton warp-lang stable-baselines3".split()
     versions = {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
-    instructions = torch.backends.cpu.get_cpu_capability()  # hence which rounding
+    instructions = torch.backends.cpu.get_cpu_capability()  # they decide the rounding
     machine = f"{platform.system()} {platform.machine()}, {_processor()}, {instructions}"
     return {"versions": versions, "commit": _commit(), "machine": machine}
 
 
 def _commit() -> str:
-    """The commit of the package's own checkout, marked where its files were edited; empty where there is none.
+    """Returns the commit of the package's own checkout, marked if its files were edited; empty if there is none.
 
-    Never that of a repository around it, or of one that the environment names.
+    It is never the commit of a repository around the package, or of one that the environment variables name.
     """
     if not is_checkout(ABOVE):
         return ""

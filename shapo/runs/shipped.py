@@ -4,10 +4,10 @@
                         progress.parquet    their progress, tidy: the column run_id, then those of Run.progress
                         episodes.parquet    their episodes, likewise
                         networks.parquet    a row per array of their networks, where those ship: robots
-                        SHA256SUMS          of these files, as `sha256sum -c` reads it; what it does not list is no part
+                        SHA256SUMS          their digests, as `sha256sum -c` reads them; other files are no part
 
-`shapo.runs.packing` writes packs; `shapo.Run` reads them, by run_id: each version of a file once, if its digest is the
-listed one. A pack of another method version is not found.
+`shapo.runs.packing` writes packs, and `shapo.Run` reads them by run_id. It reads each version of a file once, if its
+digest is the listed one. It does not find runs of another method version.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLUMNS = (
     "total", "progress_columns", "episodes_columns", "progress_sha256", "episodes_sha256",
 )  # fmt: skip
 
-TABLES = ("progress", "episodes")  # what of a run is reproduced, and ships
+TABLES = ("progress", "episodes")  # the tables of a run that are reproduced, and ship
 SUMS = "SHA256SUMS"
 
 
@@ -42,29 +42,29 @@ class CorruptPackError(RuntimeError):
 
 
 def data_folder() -> Path:
-    """Where packs live: $SHAPO_DATA, or `figures/data/` beside the package."""
+    """Returns the folder of the packs: $SHAPO_DATA, or `figures/data/` beside the package."""
     return Path(os.environ.get("SHAPO_DATA") or ROOT / "figures" / "data")
 
 
 def packs(folder: str | Path | None = None) -> list[Pack]:
-    """The packs in `folder` (`data_folder()` by default), by name. Raises CorruptPackError."""
+    """Returns the packs in `folder` (`data_folder()` by default), sorted by name. Raises CorruptPackError."""
     files = Path(folder if folder is not None else data_folder()).glob("[!.]*/*")
     folders = {path.parent for path in files if path.name in (SUMS, "runs.parquet")}
     return [_pack(f, version_of(f / SUMS), version_of(f / "runs.parquet")) for f in sorted(folders)]
 
 
 def pack_of(run_id: str) -> Pack | None:
-    """The pack that ships a run, if one does. Raises CorruptPackError."""
+    """Returns the pack that ships a run, or None. Raises CorruptPackError."""
     return next((pack for pack in packs() if run_id in pack.rows), None)
 
 
 def digest(table: pd.DataFrame) -> str:
-    """SHA-256 of a table of a run, as the progress.csv or episodes.csv that the run store keeps of a finished run."""
+    """Returns the SHA-256 of a run's table, that of its progress.csv or episodes.csv in the run store."""
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
 
 
 def digest_of_networks(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of arrays with their names, types and shapes."""
+    """Returns the SHA-256 of arrays with their names, types and shapes."""
     whole = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         whole.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -73,9 +73,9 @@ def digest_of_networks(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def as_shipped(name: str, table: pd.DataFrame) -> pd.DataFrame:
-    """A run's table as a pack gives it back: progress exactly, the returns and costs of episodes in single precision.
+    """Returns a run's table as a pack gives it back: progress is exact, episodes have single-precision return and cost.
 
-    An exact return does not compress, and a run of Walker2d-v4 has 15 000 of them; its digest is of the exact table.
+    Exact returns do not compress, and a run of Walker2d-v4 has 15 000 of them. The digest is of the exact table.
     """
     if name != "episodes":
         return table
@@ -84,19 +84,19 @@ def as_shipped(name: str, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def listing(contents: Mapping[str, bytes]) -> str:
-    """What SHA256SUMS says of files, by their names without .parquet."""
+    """Returns the text of SHA256SUMS for files, given as name without .parquet -> bytes."""
     digests = {name: hashlib.sha256(contents[name]).hexdigest() for name in sorted(contents)}
     return "".join(f"{sha256}  {name}.parquet\n" for name, sha256 in digests.items())
 
 
 def fresh_path(folder: Path, name: str, sha256: str) -> Path:
-    """Where a new file of a pack lies from before SHA256SUMS lists it until it has taken the old one's place."""
+    """Returns where a new file of a pack lies from before SHA256SUMS lists it until it takes the old file's place."""
     return folder / f"{name}.{sha256[:12]}.parquet"
 
 
 class Pack:
-    """One study's packed results. runs: a row per run, indexed by run_id, with the columns COLUMNS; rows: the same, as
-    run_id -> row.
+    """The packed results of one study. runs: table of a row per run, indexed by run_id, with the columns COLUMNS. rows:
+    the same, as run_id -> row.
     """
 
     def __init__(self, folder: Path):
@@ -112,21 +112,21 @@ class Pack:
             self.runs = self._read("runs").to_pandas().astype({"run_id": str}).set_index("run_id")
             if missing := set(COLUMNS) - {"run_id", *self.runs}:
                 raise ValueError(f"it has no column {', '.join(sorted(missing))}")
-            # Looked up hundreds of times; ValueError where a run is listed twice.
+            # A dictionary, as it is looked up hundreds of times; ValueError where a run is listed twice.
             self.rows = self.runs.to_dict("index")
 
     def table(self, name: str, run_id: str) -> pd.DataFrame:
-        """`progress` or `episodes` of a run, `as_shipped`; its `timing` in one row, the median epoch."""
+        """Returns `progress` or `episodes` of a run, `as_shipped`, or its `timing` as one row, the medians."""
         run = self.rows[run_id]
         if name == "timing":
             return pd.DataFrame([{part: run[part] for part in ("rollout", "actor", "critics", "total")}])
         with self._blaming(f"{name}.parquet"):
             rows = self._rows_of(name, run_id)
-            dtypes = json.loads(run[f"{name}_columns"])  # of this run's columns: another's are null here
+            dtypes = json.loads(run[f"{name}_columns"])  # only this run's columns: others are null here
             return pd.DataFrame({name: rows[name].to_numpy().astype(kind) for name, kind in dtypes.items()})
 
     def networks(self, run_id: str) -> dict[str, np.ndarray]:
-        """The arrays of a run's networks, by their names in its checkpoint; none where the pack has none."""
+        """Returns the arrays of a run's networks, by their names in its checkpoint; empty if the pack has none."""
         if "networks" not in self._sums:
             return {}
         with self._blaming("networks.parquet"):
@@ -135,12 +135,12 @@ class Pack:
             return {row["name"]: arrays[row["name"]].reshape(json.loads(row["shape"])) for row in rows}
 
     def networks_digest(self, run_id: str) -> str | None:
-        """`digest_of_networks` of what was packed of a run, if networks were."""
+        """Returns `digest_of_networks` of the networks that were packed of a run, or None."""
         recorded = self.rows[run_id].get("networks_sha256")  # packs without networks have no such column
         return recorded if isinstance(recorded, str) else None
 
     def provenance(self, run_id: str) -> list[dict]:
-        """As `Run.provenance`."""
+        """Returns the provenance of a run, as `Run.provenance`."""
         return json.loads(self.rows[run_id]["provenance"])
 
     def _rows_of(self, name: str, run_id: str) -> pa.Table:
@@ -148,7 +148,7 @@ class Pack:
         return table.slice(*extents.get(run_id, (0, 0)))  # a run may have no episodes
 
     def _read(self, name: str) -> pa.Table:
-        """A file of the pack, as it is listed. Raises OSError, ValueError (of which ArrowInvalid is one)."""
+        """Reads a file of the pack whose digest is the listed one. Raises OSError, ValueError (also ArrowInvalid)."""
         places = (self.folder / f"{name}.parquet", fresh_path(self.folder, name, self._sums[name]))
         for path in filter(Path.exists, places):
             content = path.read_bytes()
@@ -176,7 +176,7 @@ def _pack(folder: Path, *_versions: tuple[int, ...]) -> Pack:
 
 @functools.lru_cache(maxsize=64)
 def _whole(pack: Pack, name: str, *_version: tuple[int, ...]) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
-    """A table of all runs, and run_id -> (first row, number of rows)."""
+    """Returns a table of all runs, and run_id -> (first row, number of rows)."""
     table = pack._read(name)
     ids = table["run_id"].combine_chunks()
     codes, starts, counts = np.unique(ids.indices.to_numpy(), return_index=True, return_counts=True)

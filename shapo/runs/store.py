@@ -1,11 +1,11 @@
-"""The run store: one folder per run, named by what defines it; checkpoints that are whole or not there.
+"""The run store: one folder per run, named by what defines the run, with a checkpoint that is whole or not there.
 
     runs/PointGoal1-v0/PIDLag-seed0-1f3a9c04b2d7/config.json     what was asked for, to read
                                                   checkpoint      everything else: state, progress, episodes
                                                   error.json      only where it failed: why, and where it stood
 
-A checkpoint is a line with the SHA-256 of what follows, then a NumPy archive of plain arrays (no pickle), written to a
-temporary file and renamed into place.
+A checkpoint is a line with the SHA-256 of what follows, then a NumPy archive of plain arrays (no pickle). It is written
+to a temporary file and renamed into place.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def is_checkout(folder: Path) -> bool:
 
 
 ABOVE = Path(__file__).resolve().parents[2]
-ROOT = ABOVE if is_checkout(ABOVE) else Path.cwd()  # the user's, where the package is installed elsewhere
+ROOT = ABOVE if is_checkout(ABOVE) else Path.cwd()  # the user's folder, if the package is installed elsewhere
 MAGIC = b"shapo-checkpoint-1"
 TABLES = ("progress", "episodes", "timing")
 
@@ -45,13 +45,13 @@ class CorruptCheckpointError(RuntimeError):
 
 
 def runs_folder() -> Path:
-    """Where runs live: $SHAPO_RUNS, or `runs/` in the checkout, or in the current directory where there is none."""
+    """Returns the folder of all runs: $SHAPO_RUNS, or `runs/` in the checkout, or in the current folder without one."""
     return Path(os.environ.get("SHAPO_RUNS") or ROOT / "runs")
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Says of an OSError inside which file could not be written, that nothing is lost, and what to do."""
+    """Makes an OSError inside say which file could not be written, that nothing is lost, and what to do."""
     try:
         yield
     except OSError as error:
@@ -78,9 +78,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def lock_of(path: Path, patience: float = 60.0) -> Iterator[None]:
-    """For one writer of `path` at a time, of whichever user: a file beside it, which git ignores, is held meanwhile.
+    """Admits one writer of `path` at a time, of whichever user, by a lock on a file beside it that git ignores.
 
-    Raises TimeoutError where another holds it for `patience` seconds.
+    Raises TimeoutError if another process holds the lock for `patience` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=patience, mode=0o666)
@@ -98,7 +98,7 @@ def lock_of(path: Path, patience: float = 60.0) -> Iterator[None]:
 
 
 def version_of(path: Path) -> tuple[int, ...]:
-    """What changes when a file is replaced; () where there is none."""
+    """Returns numbers that change when a file is replaced; () if there is no file."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -107,7 +107,7 @@ def version_of(path: Path) -> tuple[int, ...]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes the temporary files of killed writers; only for the process that holds the run's lock."""
+    """Deletes the temporary files of killed writers; only the process that holds the run's lock may call it."""
     for temporary in folder.glob(".*.tmp"):
         temporary.unlink(missing_ok=True)
 
@@ -121,7 +121,7 @@ def save_checkpoint(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, A
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(arrays, meta) as saved, read-only. Raises CorruptCheckpointError, naming it, for what is no whole checkpoint."""
+    """Returns (arrays, meta) as saved, read-only. Raises CorruptCheckpointError, naming the file, if it is damaged."""
     header, newline, body = path.read_bytes().partition(b"\n")
     magic, _, digest = header.partition(b" ")
     if magic != MAGIC or not newline:
@@ -142,37 +142,37 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def corrupt(path: Path, problem: object) -> CorruptCheckpointError:
-    """The error that names a checkpoint and what is wrong with it."""
+    """Returns the error that names a checkpoint and what is wrong with it."""
     return CorruptCheckpointError(
         f"{path} was not loaded: {problem}. Nothing was changed; move it away to start this run anew."
     )
 
 
 def rng_state(rng: np.random.Generator) -> dict[str, Any]:
-    """State of a generator as JSON-able values."""
+    """Returns the state of a generator as JSON-able values."""
     return rng.bit_generator.state
 
 
 def restore_rng(state: dict[str, Any]) -> np.random.Generator:
-    """The generator that `rng_state` described."""
+    """Returns the generator that `rng_state` described."""
     rng = np.random.Generator(getattr(np.random, state["bit_generator"])())
     rng.bit_generator.state = state
     return rng
 
 
 def prefixed(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same arrays under `prefix/name`; `unprefixed` takes them back."""
+    """Returns the same arrays under the names `prefix/name`; `unprefixed` undoes it."""
     return {f"{prefix}/{name}": value for name, value in arrays.items()}
 
 
 def unprefixed(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays saved under `prefix/`, by their own names."""
+    """Returns the arrays saved under `prefix/`, by their own names."""
     start = f"{prefix}/"
     return {name[len(start) :]: value for name, value in arrays.items() if name.startswith(start)}
 
 
 def pack_tables(tables: dict[str, list[dict]]) -> dict[str, np.ndarray]:
-    """Tables as arrays for a checkpoint, one per column."""
+    """Returns tables as arrays for a checkpoint, one per column."""
     frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
     return {
         f"{name}:{column}": frame[column].to_numpy() for name, frame in frames.items() for column in frame
@@ -180,7 +180,7 @@ def pack_tables(tables: dict[str, list[dict]]) -> dict[str, np.ndarray]:
 
 
 def unpack_tables(arrays: dict[str, np.ndarray]) -> dict[str, pd.DataFrame]:
-    """The tables that `pack_tables` packed; of one without rows, not even the columns."""
+    """Returns the tables that `pack_tables` packed; a table without rows comes back without columns."""
     columns = {name: {} for name in TABLES}
     for key, values in arrays.items():
         table, colon, column = key.partition(":")

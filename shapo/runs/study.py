@@ -1,4 +1,4 @@
-"""Study: many runs together, on all cores or many machines; what is there is not run again, what broke is listed."""
+"""Study: many runs together, on all cores or many machines; available runs are skipped, and failed ones are listed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATIENCE = 60.0  # seconds: a shared file system may show what another node wrot
 
 
 class StudyError(RuntimeError):
-    """Some runs of a study failed; the others are done. `failures`: as `Study.failures`."""
+    """The error that some runs of a study failed and the others are done. `failures` is the table `Study.failures`."""
 
     def __init__(self, study: Study):
         self.failures = study.failures
@@ -62,16 +62,16 @@ class Study:
     def run(
         self, executor: Executor | None = None, progress: bool = True, retry_failed: bool = False
     ) -> Study:
-        """Trains what is missing, resumes what was cut off, skips what is there or failed before.
+        """Trains the missing runs and resumes interrupted ones; skips those that are available or failed before.
 
-        executor: any `concurrent.futures.Executor`, Dask's `client.get_executor()` for one (`workers` tells how on
-        SLURM); None for a process per core. Each run takes one thread, wherever it runs, and gives the same bytes; of
-        the threads of one process, one trains at a time.
-        progress: show a bar. retry_failed: try also what `failures` lists as not to be tried again.
+        executor: any `concurrent.futures.Executor`, such as Dask's `client.get_executor()` (`workers` shows how on
+        SLURM); None for a process per core. Each run takes one thread and gives the same bytes wherever it runs. Within
+        a process, one thread trains at a time.
+        progress: whether to show a bar. retry_failed: whether to also try runs that `failures` marks as not `again`.
 
-        A run that fails does not stop the others. StudyError, at the end, lists those that did: an error of the run's
-        own is recorded in its folder and tried again only with retry_failed; a full disk, a damaged checkpoint, a
-        worker that died three times are not the run's fault, and the next `run()` tries again by itself.
+        A run that fails does not stop the others; StudyError, at the end, lists the failed ones. An error of the run's
+        own is recorded in its folder, and the run is tried again only with retry_failed. A full disk, a damaged
+        checkpoint or a worker that died three times is not the run's fault, and the next `run()` tries it again.
         """
         if not (executor is None or isinstance(executor, Executor)):
             wanted = "None or a concurrent.futures.Executor, such as client.get_executor() of a Dask client"
@@ -98,7 +98,7 @@ class Study:
         return self
 
     def _follow(self, pending: set[Future], missing: list[Run], progress: bool) -> None:
-        """One bar over all epochs, read from the run store, until nothing is pending."""
+        """Shows one bar over all epochs, read from the run store, until no future is pending."""
         rows: dict[Run, tuple[int, dict]] = {}  # version of the checkpoint, and its last row of progress
         for run in missing:
             _reread(run, rows)
@@ -122,16 +122,16 @@ class Study:
 
     @property
     def missing(self) -> list[Run]:
-        """The runs that are neither finished in the run store nor shipped; damaged ones among them."""
+        """The runs that are neither finished in the run store nor shipped; damaged runs are among them."""
         return [run for run in self.runs if not _available(run)]
 
     @functools.cached_property
     def settings(self) -> pd.DataFrame:
-        """A row per run, indexed as `self.runs`: task, algorithm, what else differs among them, seed."""
+        """A row per run, indexed as `self.runs`: task, algorithm, the other settings that differ among runs, seed."""
         configs = [run.config for run in self.runs]
         names = dict.fromkeys(field.name for config in configs for field in fields(config))
         table = pd.DataFrame({name: [_spelled(getattr(c, name, None)) for c in configs] for name in names})
-        table["task"] = [str(config.task) for config in configs]  # which may be one of the user's
+        table["task"] = [str(config.task) for config in configs]  # a task may be one of the user's
         others = table.drop(columns=["task", "algorithm", "seed"])
         return table[["task", "algorithm", *others.columns[others.nunique() > 1], "seed"]]
 
@@ -139,7 +139,7 @@ class Study:
     def failures(self) -> pd.DataFrame:
         """A row per run that failed: run (index into `self.runs`), its settings, epoch, error, path.
 
-        again: whether `run()` tries it again without being asked. Each path holds an error.json with the traceback.
+        again: whether the next `run()` tries it again by itself; if not, its path has an error.json with the traceback.
         """
         rows = [
             {"run": index, **self.settings.loc[index], **found, "path": str(run.path)}
@@ -149,7 +149,7 @@ class Study:
         return pd.DataFrame(rows, columns=["run", *self.settings, "epoch", "error", "again", "path"])
 
     def _problem(self, run: Run) -> dict | None:
-        """Of a run that is not there because it failed: epoch, error, again, as in `failures`."""
+        """Returns epoch, error and again, as in `failures`, of a run that failed; None for other runs."""
         if _available(run):
             return None
         try:
@@ -163,11 +163,11 @@ class Study:
         return None
 
     def status(self) -> pd.DataFrame:
-        """A row per group of settings, seeds together: how many runs there are, and how many in which of STATES.
+        """Returns a row per group of settings, seeds together: the number of runs, in all and in each of STATES.
 
-        core_hours: about what the missing ones take on one core, failed ones included, by the median of this study's
-        runs of the same settings, else of its task, else of the newest of the task in this store, else of shipped
-        ones; NaN where none was ever timed.
+        core_hours: estimated time of the missing runs, failed ones included, on one core. It follows the median of this
+        study's runs of the same settings, else of the same task, else of the task's newest runs in this store, else of
+        shipped ones; NaN if none was ever timed.
         """
         outlook, groups = self._outlook(), [name for name in self.settings if name != "seed"]
         counts = {state: outlook.state == state for state in STATES}
@@ -176,7 +176,7 @@ class Study:
         return sums.astype({name: int for name in ("runs", *STATES)}).reset_index()
 
     def _outlook(self) -> pd.DataFrame:
-        """A row per run: its state, and the seconds of one core that it still needs."""
+        """Returns a row per run: its state, and the seconds of one core that it still needs."""
         rows = []
         for run in self.runs:
             if _available(run):
@@ -219,7 +219,7 @@ class Study:
 
     @property
     def episodes(self) -> pd.DataFrame:
-        """Episodes of all runs so far, with the same columns before `Run.episodes`."""
+        """Episodes of all runs so far: `Run.episodes` after the same columns as in `progress`."""
         return self._concatenated("episodes")
 
     def _concatenated(self, name: str) -> pd.DataFrame:
@@ -237,7 +237,7 @@ class Study:
 
 
 def _spelled(value: object) -> object:
-    """A number as it is, else text: of a dataclass its name and the fields that are not at their defaults."""
+    """Returns a number as it is, else text; for a dataclass, its name and those fields that differ from the default."""
     if isinstance(value, bool | int | float | str):
         return value
     if not is_dataclass(value):
@@ -251,7 +251,7 @@ def _spelled(value: object) -> object:
 
 
 def _unrecorded(future: Future, run: Run, deadline: float) -> str | None:
-    """What went wrong with a run that is no longer tried, where its folder does not say it."""
+    """Returns what went wrong with a run that is no longer tried, if its folder does not say it; else None."""
     if future.cancelled():
         return "its executor cancelled it"
     if error := future.exception():
@@ -262,7 +262,7 @@ def _unrecorded(future: Future, run: Run, deadline: float) -> str | None:
 
 
 def _available(run: Run) -> bool:
-    """Whether its results are there; a damaged one's are not."""
+    """Whether the results of a run are there; those of a damaged run are not."""
     try:
         return run.available
     except NOT_THE_RUNS_FAULT:  # its checkpoint is damaged, or may not be read
@@ -270,26 +270,26 @@ def _available(run: Run) -> bool:
 
 
 def _reread(run: Run, rows: dict[Run, tuple[int, dict]]) -> bool:
-    """Reads the run's last row of progress if its checkpoint changed; whether it did."""
+    """Reads the run's last row of progress if its checkpoint changed; returns whether it did."""
     try:
         version = run.checkpoint.stat().st_mtime_ns
         if run in rows and rows[run][0] == version:
             return False
         rows[run] = version, *(run.progress.tail(1).to_dict("records") or [{}])
-    except NOT_THE_RUNS_FAULT:  # none yet; or damaged, which its future tells
+    except NOT_THE_RUNS_FAULT:  # no checkpoint yet, or a damaged one, which its future reports
         return False
     return True
 
 
 def _pace(run: Run) -> float:
-    """Seconds of an environment step; NaN of what was not timed, or is damaged."""
+    """Returns the seconds per environment step of a run; NaN if it was not timed or is damaged."""
     with suppress(*NOT_THE_RUNS_FAULT):
         return float(run.timing.total.median()) / run.config.steps_per_epoch
     return np.nan
 
 
 def _pace_elsewhere(task: str, folder: Path) -> float:
-    """The same of a task's newest runs in the store, else of shipped ones, whatever their settings; NaN of none."""
+    """Returns the median pace of a task's newest runs in the store, else of shipped ones, of any settings, or NaN."""
     newest = sorted((folder / task).glob("*/checkpoint"), key=lambda path: path.stat().st_mtime)[-9:]
     paces = []
     for path in newest:

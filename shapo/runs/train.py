@@ -1,4 +1,4 @@
-"""train(config): one run on one thread, checkpointed as it goes, resumable at any moment with the same numbers."""
+"""train(config): one run on one thread, with checkpoints from which it resumes at any time to the same numbers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from shapo.runs.identity import RunConfig
 from shapo.runs.run import Run, provenance
 from shapo.runs.store import CorruptCheckpointError, remove_leftovers, write_atomically, writing
 
-NOT_THE_RUNS_FAULT = OSError, MemoryError, CorruptCheckpointError  # mended outside it, so never recorded
-_ONE_AT_A_TIME = threading.RLock()  # PyTorch's generator and switches, and Warp's graphs, are the process's
+NOT_THE_RUNS_FAULT = OSError, MemoryError, CorruptCheckpointError  # mended outside the run, so never recorded
+_ONE_AT_A_TIME = threading.RLock()  # threads share PyTorch's generator and switches, and Warp's graphs
 
 
 def train(
@@ -37,16 +37,16 @@ def train(
 ) -> Run:
     """Trains what `config` describes and returns its `Run`.
 
-    A finished run returns at once; an interrupted one goes on from its last checkpoint, a longer one from a finished
-    shorter one whose other settings are equal (not SHAC, whose learning rates decay over the whole run): to the same
-    bytes of progress and episodes. One run trains at a time in a process: other threads wait. Where another process
-    works on the same run, this one waits for it, and says so.
+    A finished run returns at once. An interrupted run goes on from its last checkpoint, a longer run from a finished
+    shorter one whose other settings are equal (but not with SHAC, whose learning rates decay over the whole run). Both
+    give the same bytes of progress and episodes. A process trains one run at a time: other threads wait. If another
+    process trains the same run, this one waits for it and says so.
 
-    runs: folder of the run store; `shapo.runs.store.runs_folder()` by default. progress: show a bar. callback: called
-    after each epoch trained here with its row of progress; an error of its own ends the call, and is no failure of
-    the run.
-    Raises NonFiniteError when training diverges (the last good checkpoint stays), CorruptCheckpointError, OSError,
-    TypeError for what is no config.
+    runs: folder of the run store; `shapo.runs.store.runs_folder()` by default. progress: whether to show a bar.
+    callback: function called after each epoch trained here with its row of progress; an error that it raises ends the
+    call, and is no failure of the run.
+    Raises NonFiniteError when training diverges (the last good checkpoint stays), CorruptCheckpointError, OSError, and
+    TypeError if `config` is no config.
     """
     checked_config("config", config)
     if not (callback is None or callable(callback)):
@@ -68,16 +68,16 @@ def train(
 
 
 def checked_config(field: str, value: object) -> RunConfig:
-    """The config, or a TypeError that names the field."""
+    """Returns `value` if it is a config; else raises a TypeError that names the field."""
     if isinstance(value, RunConfig):
         return value
     raise TypeError(f"{field} must be a shapo.Config or a shapo.RobotConfig; got {value!r}")
 
 
 def failure(run: Run) -> dict | None:
-    """What stopped `run` when it was last tried: type, message, traceback, epoch, config, provenance; None if nothing.
+    """Returns type, message, traceback, epoch, config, provenance of the error that last stopped `run`; None if none.
 
-    Kept in the run's folder until training gets past it. Full disks, killed processes and the like leave none.
+    The record stays in the run's folder until training gets past it. Full disks and killed processes leave no record.
     """
     path = run.path / "error.json"
     try:
@@ -125,7 +125,7 @@ def _exclusive(run: Run) -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Numerical libraries use one thread inside: a run's bytes must not depend on the number of cores."""
+    """Limits numerical libraries to one thread inside, since a run's bytes must not depend on the number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -137,9 +137,9 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def plain_torch() -> Iterator[None]:
-    """PyTorch's switches stand inside as at its start: no run depends on what its user set."""
+    """Sets PyTorch's global switches to its defaults inside, so that no run depends on what its user set."""
     dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
-    # A context of PyTorch's for the device slows every call, so only where one is needed.
+    # PyTorch's device context slows every call, so it is entered only where it is needed.
     device = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
     with device, torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         try:
@@ -153,18 +153,18 @@ def plain_torch() -> Iterator[None]:
 
 @contextmanager
 def seeded_torch(*entropy: int) -> Iterator[None]:
-    """PyTorch's own generator, for perturbations that draw from it, begins inside as the numbers given say."""
+    """Seeds PyTorch's own generator from `entropy` inside, for perturbations that draw from it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         yield
 
 
 def _shorter(run: Run) -> Run | None:
-    """The longest finished run that differs from `run` in being shorter alone."""
+    """Returns the longest finished run that differs from `run` only in being shorter, or None."""
     length, found = run.config.length, []
     same_seed = run.path.name.rpartition("-")[0]
     for path in run.path.parent.glob(f"{same_seed}-*/config.json") if length else ():
-        with suppress(OSError, ValueError, KeyError, TypeError, CorruptCheckpointError):  # not from this one
+        with suppress(OSError, ValueError, KeyError, TypeError, CorruptCheckpointError):  # skip this one
             other = replace(run.config, **{length: json.loads(path.read_bytes())["config"][length]})
             other = Run(other, run.folder)
             if other.path == path.parent and other.config.epochs < run.config.epochs and other.finished:
@@ -173,7 +173,7 @@ def _shorter(run: Run) -> Run | None:
 
 
 def _begun(run: Run) -> Any:
-    """What trains the run, where it stands; saved once, so that what cannot be stored fails before the first epoch."""
+    """Returns the run's trainer where it stands; saves a new one, so what cannot be stored fails before any epoch."""
     trainer, history = run.config.trainer(), {}
     if run.exists:
         run.restore(trainer)
@@ -187,7 +187,7 @@ def _begun(run: Run) -> Any:
 
 
 def _epochs(run: Run, progress: bool) -> Iterator[dict]:
-    """Trains the run to its end; its rows of progress. What goes wrong here is the run's failure."""
+    """Trains the run to its end and yields its rows of progress. An error here is recorded as the run's failure."""
     config = run.config
     label = f"{type(config.algorithm).__name__} {config.task} seed {config.seed}"
     with _recording_failure(run):
@@ -207,7 +207,7 @@ def _epochs(run: Run, progress: bool) -> Iterator[dict]:
                     ) from error
                 if time.monotonic() - saved >= config.checkpoint_seconds or trainer.epoch == config.epochs:
                     run.save(*trainer.state())
-                    (run.path / "error.json").unlink(missing_ok=True)  # if it fails again, it says so again
+                    (run.path / "error.json").unlink(missing_ok=True)  # a new failure is recorded anew
                     saved = time.monotonic()
                 shown = {label: f"{row[column]:.3g}" for label, column in config.shown.items()}
                 shown["steps/s"] = f"{config.steps_per_epoch / trainer.timing[-1]['total']:.0f}"

@@ -1,4 +1,4 @@
-"""What every loop of training shares: environments, random generators, the episodes that end, what is recorded."""
+"""The code that all training loops share: environments, random generators, finished episodes, and records."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from shapo.runs.store import pack_tables, restore_rng, rng_state, unpack_tables
 
 
 class RunTrainer:
-    """What `train` asks of a config's `trainer()`; each algorithm adds `run_epoch`, and to `state` and `restore`.
+    """The base class of a config's `trainer()`; each algorithm adds `run_epoch` and extends `state` and `restore`.
 
-    sums: of a step, what its episode's row in `episodes` adds up. totals: what is counted over training, failures among
-    it. rngs: names of at most two generators. of_env: for `config.make_env`.
+    sums: names of what an episode's row in `episodes` adds up over its steps. totals: first values of what is counted
+    over training, such as failures. rngs: names of at most two generators. of_env: arguments of `config.make_env`.
     """
 
     def __init__(
@@ -36,16 +36,16 @@ class RunTrainer:
         self.timing: list[dict] = []
 
     def run_epoch(self) -> dict:
-        """One epoch; returns its row of progress."""
+        """Trains one epoch and returns its row of progress."""
         raise NotImplementedError
 
     def finish_episodes(
         self, steps: Mapping[str, np.ndarray], done: np.ndarray, **marks: np.ndarray
     ) -> list[dict]:
-        """Accounts for every step once; returns, and appends, the episodes that ended, in the order of time.
+        """Counts every step once; records and returns the episodes that ended, in the order of time.
 
-        steps: `sums` of each step; done, and marks: what is told of an episode's last step, `failed` among them. All of
-        shape (T, N).
+        steps: the `sums` of each step. done: whether it ended an episode. marks: flags that an episode's row takes from
+        its last step, `failed` among them. All have shape (T, N).
         """
         finished, (length, envs) = [], done.shape
         start = self.epoch * self.config.steps_per_epoch
@@ -62,7 +62,7 @@ class RunTrainer:
         return finished
 
     def finish_epoch(self, row: dict, seconds: dict[str, float]) -> dict:
-        """Closes an epoch; returns its row of progress: `row` after epoch and steps."""
+        """Closes an epoch; returns its row of progress, which is `row` after epoch and steps."""
         self.epoch += 1
         row = {"epoch": self.epoch, "steps": self.epoch * self.config.steps_per_epoch} | row
         self.progress.append(row)
@@ -70,7 +70,7 @@ class RunTrainer:
         return row
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
-        """Everything the next epoch depends on and everything recorded: (arrays, JSON-able values)."""
+        """Returns everything that the next epoch depends on, and everything recorded: (arrays, JSON-able values)."""
         tables = {"progress": self.progress, "episodes": self.episodes, "timing": self.timing}
         meta = {f"{name}_rng": rng_state(rng) for name, rng in self.rngs.items()}
         return {"running": self.running} | pack_tables(tables), {
@@ -79,7 +79,7 @@ class RunTrainer:
         } | meta
 
     def restore(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-        """Back to a state that `state` returned."""
+        """Restores a state that `state` returned."""
         self.running = arrays["running"].copy()
         self.epoch, self.totals = meta["epoch"], dict(meta["totals"])
         self.rngs = {name: restore_rng(meta[f"{name}_rng"]) for name in self.rngs}
@@ -88,5 +88,5 @@ class RunTrainer:
 
 
 def mean(episodes: Sequence[Mapping[str, float]], name: str) -> float:
-    """Of a column of episodes; NaN of none."""
+    """Returns the mean of a column of episodes; NaN if there are none."""
     return float(np.mean([episode[name] for episode in episodes])) if episodes else np.nan

@@ -1,4 +1,4 @@
-"""Verification: shipped runs trained again from scratch, and compared with what ships to the last bit."""
+"""Verification: shipped runs are trained again from scratch and compared with what ships, to the last bit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OUTCOMES = {
 class Verdict:
     """How a retrained run compares with the shipped one."""
 
-    run: str  # which one
+    run: str  # study/task/folder of the run
     outcome: str  # one of OUTCOMES
     detail: str = ""  # what differs first and how far, and under which conditions
 
@@ -51,8 +51,8 @@ def verify(
 ) -> list[Verdict]:
     """Retrains shipped runs from scratch, in a run store that is thrown away, and compares them with what ships.
 
-    number: how many, drawn at random; None for all. seed: of the draw. study: draw from the pack of this name alone.
-    executor: of this machine, as of `Study.run`. Raises ValueError where that many are not shipped, CorruptPackError.
+    number: how many runs, drawn at random; None for all. seed: seed of the draw. study: the only pack to draw from.
+    executor: as in `Study.run`, on this machine. Raises ValueError if fewer runs are shipped, and CorruptPackError.
     """
     pool = _pool(study)
     if number is None:
@@ -75,7 +75,7 @@ def verify(
 
 
 def _pool(study: str | None) -> list[tuple[Pack, str]]:
-    """The shipped runs that this version can retrain; says how many it cannot."""
+    """Returns the shipped runs that this version can retrain, and prints how many it cannot."""
     found = [pack for pack in packs() if study in (None, pack.name)]
     if not found:
         names = ", ".join(pack.name for pack in packs())
@@ -111,7 +111,7 @@ def _config(pack: Pack, run_id: str) -> RunConfig:
 
 @contextmanager
 def _packs_hidden(folder: str) -> Iterator[None]:
-    """Without packs, so that a study trains what is shipped."""
+    """Hides all packs inside, so that a study trains what is shipped."""
     before = os.environ.get("SHAPO_DATA")
     os.environ["SHAPO_DATA"] = folder
     try:
@@ -147,7 +147,7 @@ def _compare(pack: Pack, run_id: str, run: Run) -> Verdict:
 
 
 def exit_status(verdicts: Sequence[Verdict]) -> int:
-    """0: all identical; 1: not; 3: not, but only on another machine or with other versions than recorded."""
+    """Returns 0 if all are identical, 3 if some differ but only on another machine or with other versions, else 1."""
     outcomes = {verdict.outcome for verdict in verdicts}
     if outcomes == {"identical"}:
         return 0
@@ -155,7 +155,7 @@ def exit_status(verdicts: Sequence[Verdict]) -> int:
 
 
 def difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> str:
-    """Where two tables first differ, row by row (epochs, or episodes), and how far apart they are at most."""
+    """Tells where two tables first differ, row by row (epochs, or episodes), and how far apart they are at most."""
     if list(ours) != list(theirs):
         return f"columns {', '.join(ours)} here; {', '.join(theirs)} shipped"
     rows = min(len(ours), len(theirs))
@@ -176,7 +176,7 @@ def difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> str:
 
 
 def _conditions(history: list[dict]) -> str:
-    """Machines and versions of a run's provenance that are not those here; empty if all are."""
+    """Returns the machines and versions of a run's provenance that differ from those here; empty if none do."""
     here = provenance()
     found = set()
     for past in history:

@@ -1,6 +1,6 @@
-"""Processes to train in: one per core of this machine; on a cluster, one per job.
+"""Processes to train in: one per core of this machine, or one per job of a cluster.
 
-A study on SLURM, through Dask (`pip install dask-jobqueue`), the run store on a file system that every node mounts:
+A study runs on SLURM through Dask (`pip install dask-jobqueue`). Every node must mount the run store's file system:
 
     from dask.distributed import Client
     from dask_jobqueue import SLURMCluster
@@ -10,9 +10,9 @@ A study on SLURM, through Dask (`pip install dask-jobqueue`), the run store on a
         cluster.scale(jobs=40)
         shapo.Study("pareto", configs, runs="/shared/runs").run(client.get_executor())
 
-A job that is killed or reaches its wall time costs the run it held at most one epoch: another worker takes the run from
-its last checkpoint, and ends with the same bytes. After `distributed.scheduler.allowed-failures` (3) deaths in one run
-Dask gives up on it until the next `run()`: let the wall time hold a whole run, or raise that number, and use
+A job that is killed or reaches its wall time loses only the epochs since its run's last checkpoint. Another worker goes
+on from there and ends with the same bytes. After `distributed.scheduler.allowed-failures` (3) deaths in one run, Dask
+gives up on it until the next `run()`. So make the wall time long enough for a whole run, or raise that number, and use
 `cluster.adapt(minimum_jobs=40, maximum_jobs=40)`, which replaces jobs that ended. Two nodes never train the same run at
 once as long as the file system locks across nodes (`flock`; Lustre: mount option `flock`).
 """
@@ -37,14 +37,14 @@ from shapo.runs.train import NOT_THE_RUNS_FAULT, failure, train
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 EXPORTS = [f"export {name}={threads}" for name, threads in ONE_THREAD.items()]
 ONE_RUN_PER_JOB: dict[str, Any] = {"cores": 1, "processes": 1, "job_script_prologue": EXPORTS}
-LIVES = 3  # of a call: so many processes may die under it before it fails
+LIVES = 3  # number of processes that die under a call before it fails
 
 
 def attempt(config: RunConfig, path: Path, token: str) -> None:
-    """What a study calls in a worker: trains the run of that path.
+    """Trains the run of that path; a study calls this in a worker.
 
-    Errors that its folder records stay there: not each of them can travel. token: makes every attempt a call of its
-    own; Dask would not repeat an equal one.
+    An error that the run's folder records is not raised, since not every error can be sent to another process. token:
+    unique text that makes every attempt a call of its own, since Dask would not repeat an equal call.
     """
     run = Run(config, path.parent.parent)
     if run.path != path:
@@ -61,12 +61,12 @@ def attempt(config: RunConfig, path: Path, token: str) -> None:
 
 
 class OneProcessPerCore(Executor):
-    """A thread per core, each with a loky process to itself, fresh and single-threaded.
+    """An executor with a thread per core, each with a fresh, single-threaded loky process to itself.
 
-    Loky, so that classes of a notebook cell reach the processes, and a script needs no `if __name__ == "__main__":`,
-    without which Dask's LocalCluster starts none. A pool of one each, so that a process that dies (out of memory, say)
-    takes one call with it, which is made again in another process; its neighbours go on. A call under which LIVES
-    processes died raises BrokenProcessPool. They end with this process, however it ends.
+    With loky, classes of a notebook cell reach the processes, and a script needs no `if __name__ == "__main__":`,
+    without which Dask's LocalCluster starts none. Each process is a pool of its own, so one that dies (out of memory,
+    say) takes only its own call with it, which is repeated in another process. A call under which LIVES processes died
+    raises BrokenProcessPool. All processes end with this one, however it ends.
     """
 
     def __init__(self, cores: int):
@@ -76,7 +76,7 @@ class OneProcessPerCore(Executor):
         self._idle: list[ProcessPoolExecutor] = []
 
     def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
-        """Calls `function` in one of the processes; its Future."""
+        """Calls `function` in one of the processes; returns its Future."""
         return self._threads.submit(self._call, function, *args, **kwargs)
 
     def _call(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -110,7 +110,7 @@ class OneProcessPerCore(Executor):
             return self._idle.pop()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As every executor's. cancel_futures ends what is running, too: runs go on from their checkpoints."""
+        """Shuts down as any executor; cancel_futures also ends running calls, as runs go on from their checkpoints."""
         with self._lock:
             self._closed = cancel_futures
         self._threads.shutdown(wait=wait and not cancel_futures, cancel_futures=cancel_futures)
@@ -121,7 +121,7 @@ class OneProcessPerCore(Executor):
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process once its parent has gone: a kernel that is restarted must leave nothing behind that trains."""
+    """Ends this process once its parent has gone, so that a restarted kernel leaves nothing behind that trains."""
 
     def watch() -> None:
         while os.getppid() == parent:
