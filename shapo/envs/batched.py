@@ -35,6 +35,7 @@ class Task:
     action_dim: int  # components of an action, d
     saute_gamma: float = 0.999  # γ_s, discount of Sauté's safety budget; as in OmniSafe
     unsafe_reward: float = -1.0  # Sauté's reward for a step beyond the budget, on the scale of the task's
+    tail_level: float = 0.95  # q of the quantile of the episodic cost that is reported
     max_episode_steps: int = 1000  # control steps after which an episode is truncated
 
     def __str__(self) -> str:

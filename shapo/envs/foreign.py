@@ -6,14 +6,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
 from shapo.checks import ABOVE_0_TO_1, AT_LEAST_0, FINITE, Checked, setting, whole
-from shapo.envs.batched import Step, VectorEnv
+from shapo.envs.batched import Step, Task, VectorEnv
 from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium, quick_worlds
 
 METRICS = "cost rate", "cumulative failures"
@@ -32,6 +32,7 @@ class OwnTask(Checked):
     Raises ValueError or TypeError, naming the field.
     """
 
+    tail_level: ClassVar[float] = Task.tail_level
     env: str | Callable[[], gymnasium.Env]  # an id of either package, or a function that makes an environment
     cost_limit: float = setting(AT_LEAST_0)  # β, a limit on the expected undiscounted cost of an episode
     # Cost of a step: a function of its `info`; "termination", which is 1 for the step that ends an episode early; or

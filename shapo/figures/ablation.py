@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from shapo.experiments.safety import METRICS, tail_level
+from shapo.envs import task_of
+from shapo.experiments.safety import METRICS
 from shapo.figures.style import LOOKS, PAGE, canvas, legend, looks, nothing, short_count
 
 CELL = ["task", "baseline", "metric"]
@@ -126,5 +127,5 @@ def _name(metric: str, task: str) -> str:
     """The label of a metric, on two lines, with an arrow towards better."""
     name, more = METRICS[metric]
     if metric == "tail":
-        name = f"episodic cost, {100 * tail_level(task):g} % quantile"
+        name = f"episodic cost, {100 * task_of(task).tail_level:g} % quantile"
     return name.replace(", ", ",\n") + f" ({'→' if more else '←'} better)"
