@@ -90,6 +90,20 @@ def setting(rule: Rule, default: object = MISSING) -> Any:
     return field(default=default, metadata={"rule": optional(rule) if default is None else rule})
 
 
+def plain(name: str, value: object) -> object:
+    """Returns a value of an algorithm's log or state as Python's own number, or a tuple of them. Raises TypeError."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(plain(name, item) for item in value)
+    try:
+        return float(value)  # a NumPy number, or a tensor that holds one
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"algorithm: {name}, which it logs or remembers, must be a number; got {value!r}"
+        ) from error
+
+
 class Checked:
     """Mixin of a frozen dataclass that applies to each field the rule of its `setting`, so equal settings are equal."""
 
@@ -168,10 +182,12 @@ def epsilon_of(
     return epsilon.detach()
 
 
-def try_out(perturb: Callable | None, fisher: object, samples: object = 1) -> None:
-    """Raises TypeError, before anything is trained, if a user's perturbation returns no ε.
+def try_out(perturb: Callable | None, fisher: object, samples: object) -> None:
+    """Raises TypeError, before anything is trained, if a user's perturbation returns no ε, and what a schedule raises.
 
-    fisher: operator F at the initial parameters.
+    fisher: operator F at the initial parameters. samples: as the first update gives them.
     """
+    if hasattr(perturb, "radius"):
+        perturb.radius(samples)
     if perturb is not None and type(perturb).__module__.partition(".")[0] != "shapo":
         epsilon_of(perturb, torch.ones_like(fisher.theta), fisher, samples, trial=True)

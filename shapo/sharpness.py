@@ -114,7 +114,8 @@ def trust_region_step(
     delta, fisher = AT_LEAST_0("delta", delta), fisher_vector_product
     vector("gradient", gradient)
     if not isinstance(fisher, Fisher):
-        fisher = Fisher(fisher_vector_product, iterations=gradient.numel())
+        # P products suffice in exact arithmetic; rounding takes more, and the tolerance ends them early.
+        fisher = Fisher(fisher_vector_product, iterations=10 * gradient.numel())
     if not torch.isfinite(gradient).all():
         raise NonFiniteError("the gradient of a trust-region step is not finite")
     scale = gradient.abs().max()
@@ -175,9 +176,8 @@ class FixedAlpha(Checked):
     alpha: float = setting(TAIL)  # quantile of the surrogate's uncertainty to guard against, in (0, 0.5)
     steps_per_sample: float = setting(POSITIVE, 1.0)  # environment steps that count as one independent sample
 
-    def __call__(self, samples: Any) -> float:
-        steps = POSITIVE("samples", getattr(samples, "steps", samples))
-        return delta_from_alpha(self.alpha, steps / self.steps_per_sample)
+    def __call__(self, samples: float) -> float:
+        return delta_from_alpha(self.alpha, POSITIVE("samples", samples) / self.steps_per_sample)
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class FixedDelta(Checked):
 
     delta_down: float = setting(AT_LEAST_0)  # radius of the KL ball, nats
 
-    def __call__(self, samples: Any) -> float:
+    def __call__(self, samples: float) -> float:
         return self.delta_down
 
 
@@ -207,18 +207,18 @@ class FisherSAM(Checked):
     F is the operator that the baseline steps with. `TrustRegion` damps it, as is usual in the field. Then
     ½ εᵀ(F + damping · I)ε = δ_Down, so the KL that is reached lies below δ_Down (notebook 03 measures it).
 
-    delta_down: a number (the same radius throughout) or a schedule n_t ↦ δ_Down,t such as `FixedAlpha(0.05)`.
+    delta_down: a number (the same radius throughout) or a schedule n_t ↦ δ_Down,t such as `FixedAlpha(0.05)`. The
+    schedule gets n_t as a number; only `EffectiveAlpha` gets the `sample_size.Samples`, whose `.effective` it reads.
     """
 
     delta_down: float | FixedDelta | FixedAlpha | EffectiveAlpha = setting(schedule)  # radius, nats
 
     def radius(self, samples: Any) -> float:
         """Returns δ_Down at n_t samples. Raises ValueError if a schedule gives a negative or non-finite number."""
-        return (
-            AT_LEAST_0("delta_down", self.delta_down(samples))
-            if callable(self.delta_down)
-            else self.delta_down
-        )
+        if not callable(schedule := self.delta_down):
+            return schedule
+        measured = isinstance(schedule, EffectiveAlpha)
+        return AT_LEAST_0("delta_down", schedule(samples if measured else getattr(samples, "steps", samples)))
 
     def __call__(self, gradient: Tensor, fisher: Fisher, samples: Any) -> Tensor:
         return trust_region_step(-gradient, fisher, self.radius(samples))

@@ -10,7 +10,8 @@ import torch
 from shapo.algorithms.critics import Critics
 from shapo.algorithms.fisher import GaussianFisher
 from shapo.algorithms.networks import GaussianActor
-from shapo.checks import NonFiniteError
+from shapo.algorithms.sample_size import Samples
+from shapo.checks import NonFiniteError, try_out
 from shapo.sharpness import (
     EuclideanSAM,
     Fisher,
@@ -103,6 +104,22 @@ def test_perturbations_worsen_the_objective_at_their_radius():
     # Of all steps of that KL, ε_Down worsens the first-order objective most.
     same_kl = euclidean * math.sqrt(0.002 / float(0.5 * euclidean @ matrix @ euclidean))
     assert g @ down < g @ same_kl
+
+
+def test_a_bare_product_is_solved_however_ill_conditioned():
+    generator = torch.Generator().manual_seed(0)
+    directions, _ = torch.linalg.qr(torch.randn(50, 50, generator=generator, dtype=torch.float64))
+    matrix = directions @ torch.diag(torch.logspace(-6, 0, 50, dtype=torch.float64)) @ directions.T
+    g = torch.randn(50, generator=generator, dtype=torch.float64)
+    step = trust_region_step(g, lambda v: matrix @ v, 0.01)
+    assert g @ step == pytest.approx(math.sqrt(0.02 * g @ torch.linalg.solve(matrix, g)), rel=1e-6)
+
+
+def test_a_schedule_of_the_users_gets_a_number():
+    samples = Samples(5000, lambda: np.ones((1, 1)), None)
+    assert FisherSAM(lambda n: 10 / n).radius(samples) == FisherSAM(lambda n: 10 / n).radius(5000) == 0.002
+    with pytest.raises(ZeroDivisionError):
+        try_out(FisherSAM(lambda n: 1 / (n - 5000)), None, samples)
 
 
 def test_schedules_are_each_others_inverse_and_drive_the_radius():

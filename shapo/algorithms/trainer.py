@@ -15,7 +15,7 @@ from shapo.algorithms.critics import Critics
 from shapo.algorithms.fisher import GaussianFisher
 from shapo.algorithms.networks import GaussianActor, RunningNormalizer
 from shapo.algorithms.sample_size import Samples
-from shapo.checks import NonFiniteError, try_out
+from shapo.checks import NonFiniteError, plain, try_out
 from shapo.runs.identity import RunConfig
 from shapo.runs.store import prefixed, unprefixed
 from shapo.runs.train import seeded_torch
@@ -42,7 +42,8 @@ class Trainer(RunTrainer):
         if config.actor is not None:
             with seeded_torch(config.seed):
                 fisher = GaussianFisher(self.actor, self.normalizer(self.observation))
-                try_out(config.actor, fisher, Samples(1, lambda: np.ones((1, 1)), np.zeros((1, 1))))
+                first = Samples(config.steps_per_epoch, lambda: np.ones((1, 1)), np.zeros((1, 1)))
+                try_out(config.actor, fisher, first)
 
     def next_batch(self) -> tuple[Batch, list[dict], float]:
         """Rolls out an epoch and updates the multiplier; returns (batch, episodes that ended, J_C)."""
@@ -59,6 +60,7 @@ class Trainer(RunTrainer):
         mean_cost, mean_length = mean(recent, "cost"), mean(recent, "length")
         if recent:
             self.algorithm_state = self.algorithm.observe(self.algorithm_state, mean_cost, config.cost_limit)
+            self.algorithm_state = {key: plain(key, value) for key, value in self.algorithm_state.items()}
         learned = replace(rollout, reward=self.algorithm.learned_reward(rollout))
         gammas, lambdas = (config.gamma, config.cost_gamma), (config.gae_lambda, config.cost_gae_lambda)
         return make_batch(learned, self.critics, gammas, lambdas, mean_length), finished, mean_cost
@@ -71,6 +73,7 @@ class Trainer(RunTrainer):
         steps, state = (self.epoch + 1) * config.steps_per_epoch, self.algorithm_state
         with seeded_torch(config.seed, self.epoch):
             actor_log = self.algorithm.update_actor(self.actor, batch, config.actor, steps, state)
+        actor_log = {key: plain(key, value) for key, value in actor_log.items()}
         clock.append(time.perf_counter())
         settings = self.rngs["minibatch"], config.critic_passes, config.minibatch_size, config.critic
         self.critics.fit(batch.observation, batch.target, *settings)

@@ -65,7 +65,7 @@ class SHACTrainer(RobotTrainer):
         }
         self.normalizer = RunningNormalizer(robot.observations)
         with seeded_torch(config.seed):
-            try_out(config.actor, Euclidean(self.theta.detach().clone()))
+            try_out(config.actor, Euclidean(self.theta.detach().clone()), config.steps_per_epoch)
 
     def _freeze_normaliser(self) -> None:
         statistics = self.normalizer.mean, self.normalizer.scale

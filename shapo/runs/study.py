@@ -7,17 +7,20 @@ import sys
 import time
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
+from types import FunctionType
 
 import joblib
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from shapo.runs.code import code_hash
 from shapo.runs.identity import RunConfig
 from shapo.runs.run import Run
 from shapo.runs.shipped import packs
@@ -131,7 +134,9 @@ class Study:
         configs = [run.config for run in self.runs]
         names = dict.fromkeys(field.name for config in configs for field in fields(config))
         table = pd.DataFrame({name: [_spelled(getattr(c, name, None)) for c in configs] for name in names})
-        table["task"] = [str(config.task) for config in configs]  # a task may be one of the user's
+        tasks = {spelled: str(config.task) for spelled, config in zip(table.task, configs, strict=True)}
+        alike = {name for name, count in Counter(tasks.values()).items() if count > 1}
+        table["task"] = table.task.map(lambda spelled: spelled if tasks[spelled] in alike else tasks[spelled])
         others = table.drop(columns=["task", "algorithm", "seed"])
         return table[["task", "algorithm", *others.columns[others.nunique() > 1], "seed"]]
 
@@ -240,6 +245,8 @@ def _spelled(value: object) -> object:
     """Returns a number as it is, else text; for a dataclass, its name and those fields that differ from the default."""
     if isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, type | FunctionType):
+        return f"{value.__name__} {code_hash(value)[:6]}"  # several may have one name
     if not is_dataclass(value):
         return "none" if value is None else str(value)
     told = [

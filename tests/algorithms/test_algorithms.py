@@ -1,5 +1,6 @@
 """Multipliers against their recursions written out, the trust-region update against its definition."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from small_problem import BALL, make_problem
 
+import shapo
 from shapo.algorithms import PIDLag, TRPOLag, TrustRegion
 from shapo.algorithms.fisher import GaussianFisher
 from shapo.algorithms.trust_region import Surrogate, centred, standardised
@@ -218,3 +220,30 @@ def test_a_bounded_multiplier_comes_down_at_once(algorithm):
     assert bounded[-1] < 5.0 < free[-1]
     with pytest.raises(ValueError, match=r"lagrangian_multiplier_max must be at least .* 2.0; got 1.0"):
         algorithm(lagrangian_multiplier_init=2.0, lagrangian_multiplier_max=1.0)
+
+
+@dataclass(frozen=True)
+class Careless(TRPOLag):
+    """A baseline of the user's that remembers and logs whatever NumPy and PyTorch gave it."""
+
+    def observe(self, state, mean_cost, cost_limit):
+        return {"lagrangian_multiplier": np.float32(0.5), "seen": [np.int64(3), 1.0]}
+
+    def step(self, gradient, fisher, state):
+        step, log = super().step(gradient, fisher, state)
+        return step, log | {"norm": step.norm()}
+
+
+@dataclass(frozen=True)
+class Wordy(TRPOLag):
+    def observe(self, state, mean_cost, cost_limit):
+        return state | {"note": object()}
+
+
+def test_what_a_users_baseline_logs_and_remembers_is_stored_as_plain_numbers(tmp_path):
+    config = shapo.Config("Walker2d-v4", Careless(), total_steps=400, steps_per_epoch=200, num_envs=2)
+    run = shapo.train(config, runs=tmp_path, progress=False)
+    assert (run.progress.norm > 0).all() and run.progress.lagrangian_multiplier.tolist() == [0.5, 0.5]
+    assert run.load()[1]["algorithm"]["seen"] == [3.0, 1.0]
+    with pytest.raises(TypeError, match="algorithm: note, which it logs or remembers, must be a number"):
+        shapo.train(dataclasses.replace(config, algorithm=Wordy()), runs=tmp_path, progress=False)

@@ -142,8 +142,8 @@ def test_other_schedules_do_not_ask_and_count_steps_as_told():
         raise AssertionError("nobody asked")
 
     samples = Samples(6_000, not_to_be_called, None)
-    assert FixedAlpha(0.1)(samples) == delta_from_alpha(0.1, 6_000)
-    assert FixedAlpha(0.1, steps_per_sample=1000)(samples) == delta_from_alpha(0.1, 6)
+    assert FisherSAM(FixedAlpha(0.1)).radius(samples) == delta_from_alpha(0.1, 6_000)
+    assert FisherSAM(FixedAlpha(0.1, steps_per_sample=1000)).radius(samples) == delta_from_alpha(0.1, 6)
     with pytest.raises(ValueError, match="steps_per_sample must be a finite number above 0; got 0"):
         FixedAlpha(0.1, steps_per_sample=0)
     with pytest.raises(ValueError, match=r"alpha must be a number between 0 and 0\.5; got 0\.7"):

@@ -540,6 +540,12 @@ def test_settings_name_what_differs():
     assert table.columns.tolist() == ["task", "algorithm", "hidden_sizes", "seed"]
     assert table.algorithm.tolist() == ["PIDLag", "PIDLag(target_kl=0.03)", "PIDLag"]
     assert table.hidden_sizes.tolist() == ["(8,)", "(8,)", "(4, 4)"]
+    costs = (lambda info: 1.0), (lambda info: 2.0)
+    tasks = [shapo.OwnTask("Hopper-v4", 1, cost, max_episode_steps=100) for cost in costs]
+    several = shapo.Study("tasks", [SMALL, *(replace(SMALL, task=task) for task in tasks)])
+    assert several.settings.task[0] == "PointGoal1-v0" and several.settings.task.nunique() == 3
+    assert several.status().runs.tolist() == [1, 1, 1]
+    assert shapo.Study("task", [replace(SMALL, task=tasks[0])]).settings.task.tolist() == ["Hopper-v4"]
     actor = shapo.Study("two", [SMALL, replace(SMALL, actor=shapo.FisherSAM(0.002))]).settings.actor
     assert actor[0] == "none" and actor[1].startswith("FisherSAM(delta_down=0.002")
 
