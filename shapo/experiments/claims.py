@@ -6,12 +6,13 @@ A claim names the runs that decide it, one number of each run, and the direction
 effect, pooled over all tasks and baselines that it covers (a task and a baseline are a stratum):
 
     effect    for metrics of LOGS, the mean over strata of the difference of mean logs, as a relative change; else the
-              sum of differences over the sum of the reference's means; 95 % interval by Welch, the front's by bootstrap
+              mean over tasks of the sum of differences as a share of the sum of the reference's means on the task, so
+              that no task outweighs another; 95 % interval by Welch, the front's by bootstrap
     p         two-sided, from labels exchanged at random within strata, or within pairs of equal seed where there are
               enough pairs to decide; corrected by Holm's method over all claims of a family
     verdict   holds: p < 0.05 in the direction claimed, and the return is not worse by more than MATTERS
               does not hold: p < 0.05 the other way, an interval that excludes an effect of MATTERS, or a worse return
-              undecided: neither of these; always undecided while runs are missing
+              undecided: neither of these, such as less cost with a return that may be worse; and while runs are missing
 
 A claim of kind kept holds where the interval excludes a loss of MATTERS, one of kind no lower where it excludes a gain.
 """
@@ -31,7 +32,7 @@ from shapo.runs.store import ROOT
 
 MATTERS = 0.05  # the smallest change that would matter, as a share
 LEVEL = 0.05  # of significance
-PAIRS = 10  # fewest pairs to exchange labels within; sign flips of fewer than 8 cannot reach p < LEVEL / 4
+PAIRS = 15  # fewest pairs to exchange labels within; of ten, p has too few values for a correction by 12
 DRAWS = 9999  # permutations of the labels
 LOGS = ("safety", "tail", "samples")  # metrics that are compared by their logarithms
 LEAST = {"tail": 0.02}  # floor of a metric before its logarithm: one fall in 50 episodes
@@ -61,8 +62,8 @@ def _claims() -> tuple[Claim, ...]:
     of_shapo = (
         ("SHAPO keeps the return, or raises it", "04", "pareto", "SHAPO", "vanilla", "return", "kept"),
         ("The front of cost and return moves outward", "04", "pareto", "SHAPO", "vanilla", "safety", "front"),
-        ("SHAPO costs less wherever λ starts", "05", "lambda_sweep", "SHAPO"),
-        ("The tail of the episodic cost falls with SHAPO", "06", "pareto", "SHAPO", "vanilla", "tail"),
+        ("SHAPO costs less, on average over where λ starts", "05", "lambda_sweep", "SHAPO"),
+        ("The tail of the episodic cost falls, on average over tasks", "06", "pareto", "SHAPO", "vanilla", "tail"),
         ("Fisher costs less than Euclidean at equal KL", "07", "esam", actor, "E-SAM"),
         ("Pessimism costs less than a random direction at equal KL (ours)", "07", "esam", actor, "random direction"),
         ("Pessimism costs less than optimism, −ε (ours)", "07", "esam", actor, "optimistic"),
@@ -99,15 +100,16 @@ CLAIMS = _claims()
 def judge(profile: str, notebook: str | None = None) -> pd.DataFrame:
     """A row per claim, of one notebook if given: the columns of `effect`, verdict and notebook; its text is the index.
 
-    p is corrected over all claims of the family, also those of other notebooks. A claim for which nothing can be
-    compared counts there with p = 1. Under the smoke profile nothing is claimed.
+    p is corrected over all claims of the family, also those of other notebooks. A claim that lacks runs counts there
+    with p = 1. Under the smoke profile nothing is claimed.
     """
     families = {claim.family for claim in CLAIMS if notebook in (None, claim.notebook)}
     asked = [claim for claim in CLAIMS if claim.family in families]
     tables = {name: _table(name, profile) for name in dict.fromkeys(claim.experiment for claim in asked)}
     rows = [effect(claim, *_of_claim(claim, *tables[claim.experiment])) for claim in asked]
     table = pd.DataFrame(rows, index=pd.Index([claim.text for claim in asked], name="claim"))
-    table["p"] = table.p.fillna(1.0).groupby([claim.family for claim in asked]).transform(holm)
+    table["p"] = table.p.where(table.there == table.planned, 1.0).fillna(1.0)
+    table["p"] = table.p.groupby([claim.family for claim in asked]).transform(holm)
     table["verdict"] = [verdict(claim, row) for claim, row in zip(asked, table.itertuples(), strict=True)]
     if profile == "smoke":
         table["verdict"] = "nothing is claimed"
@@ -118,17 +120,19 @@ def judge(profile: str, notebook: str | None = None) -> pd.DataFrame:
 def effect(claim: Claim, runs: pd.DataFrame, planned: int) -> dict:
     """The pooled effect of a claim: value, low, high, p; on the return: kept, kept_low, kept_high; runs there, planned.
 
-    runs: a row per run with task, baseline, seed, treated, value (a logarithm for a metric of LOGS) and return.
-    Strata that lack runs of one side are left out. Where no stratum is left, the effect is NaN.
+    runs: a row per run with task, baseline, seed, treated, value (a logarithm for a metric of LOGS) and return. A run
+    with NaN among them counts as missing. Strata that lack runs of one side are left out; the effect of none is NaN.
     """
+    runs = runs.dropna(subset=["value", "return"])
     row = dict.fromkeys(("value", "low", "high", "p", "kept", "kept_low", "kept_high"), np.nan)
     row |= {"there": len(runs), "planned": planned}
     sides = runs.groupby(["task", "baseline"]).treated.transform("nunique") if len(runs) else runs.treated
-    runs = runs[sides == 2].dropna(subset="value").reset_index(drop=True)
+    runs = runs[sides == 2].reset_index(drop=True)
     if runs.empty:
         return row
     rng, logs = np.random.default_rng(0), claim.metric in LOGS
     strata = runs.groupby(["task", "baseline"], sort=False).ngroup().to_numpy()
+    tasks = runs.task.groupby(strata).first().to_numpy()
     treated, values = runs.treated.to_numpy(), runs[["value", "return"]].to_numpy(float)
     means = cell_means(treated[None], strata, values)
     if claim.kind == "front":
@@ -141,11 +145,13 @@ def effect(claim: Claim, runs: pd.DataFrame, planned: int) -> dict:
 
         row["low"], row["high"] = bootstrap_interval(cells, resampled, rng)
     else:
-        statistic, symmetric = (lambda means, of=of: of(means, logs) for of in (_difference, _balanced))
-        row["low"], row["high"] = welch(values[:, 0], treated, strata, logs)
+        statistic, symmetric = (
+            lambda means, of=of: of(means, tasks, logs) for of in (_difference, _balanced)
+        )
+        row["low"], row["high"] = welch(values[:, 0], treated, strata, tasks, logs)
     row["value"] = float(statistic(means)[0])
-    row["kept"] = float(_difference(means[..., ::-1], logs=False)[0])
-    row["kept_low"], row["kept_high"] = welch(values[:, 1], treated, strata, logs=False)
+    row["kept"] = float(_difference(means[..., ::-1], tasks, logs=False)[0])
+    row["kept_low"], row["kept_high"] = welch(values[:, 1], treated, strata, tasks, logs=False)
     labels = np.concatenate([treated[None], exchanged(treated, _blocks(runs, strata), rng)])
     seen, *draws = np.abs(symmetric(cell_means(labels, strata, values)))
     row["p"] = (1 + np.sum(np.array(draws) >= seen - 1e-12)) / (1 + len(draws))
@@ -162,12 +168,16 @@ def verdict(claim: Claim, row) -> str:
     if claim.kind == "kept":
         held, failed = least > -MATTERS, most < -MATTERS
     elif claim.kind == "no lower":
-        held, failed = most < MATTERS, sure and gain > 0
+        failed = sure and gain > 0
+        held = most < MATTERS and not failed
     else:
-        held, failed = sure and gain > 0, (sure and gain < 0) or most < MATTERS
+        held = sure and gain > 0
+        failed = not held and ((sure and gain < 0) or most < MATTERS)
         if claim.kind == "lower" and claim.keeps_return:
-            held, failed = held and row.kept_low > -MATTERS, failed or row.kept_high < -MATTERS
-    return "holds" if held else "does not hold" if failed else "undecided"
+            failed = failed or row.kept_high < -MATTERS
+            if held and not failed and not row.kept_low > -MATTERS:
+                return f"undecided: less cost, but the return may be lower by more than {MATTERS:.0%}"
+    return "does not hold" if failed else "holds" if held else "undecided"
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -221,32 +231,48 @@ def _blocks(runs: pd.DataFrame, strata: np.ndarray) -> np.ndarray:
     return pairs.ngroup().to_numpy() if whole and pairs.ngroups >= PAIRS else strata
 
 
-def _difference(means: np.ndarray, logs: bool) -> np.ndarray:
-    """The relative change of the first value in means (..., 2, strata, m), pooled as the module describes."""
+def _weights(sizes: np.ndarray, tasks: np.ndarray, logs: bool) -> np.ndarray:
+    """The weights (..., strata) of the strata's differences in an effect, for means of these sizes (..., strata)."""
+    if logs:
+        return np.full_like(sizes, 1 / len(tasks))
+    of_task = np.abs(sizes) @ (tasks[:, None] == tasks)  # the sum over the strata of a stratum's task
+    return 1 / (len(set(tasks)) * of_task)
+
+
+def _difference(means: np.ndarray, tasks: np.ndarray, logs: bool) -> np.ndarray:
+    """The relative change of the first value in means (..., 2, strata, m), pooled as the module describes.
+
+    tasks: the task of each stratum, (strata,).
+    """
     reference, change = means[..., 0, :, 0], means[..., 1, :, 0] - means[..., 0, :, 0]
-    return np.expm1(change.mean(-1)) if logs else change.sum(-1) / np.abs(reference).sum(-1)
+    pooled = (_weights(reference, tasks, logs) * change).sum(-1)
+    return np.expm1(pooled) if logs else pooled
 
 
-def _balanced(means: np.ndarray, logs: bool) -> np.ndarray:
+def _balanced(means: np.ndarray, tasks: np.ndarray, logs: bool) -> np.ndarray:
     """`_difference` on a scale that does not depend on the labels: exchanging all labels flips its sign."""
-    change, size = means[..., 1, :, 0] - means[..., 0, :, 0], np.abs(means[..., 0]).sum((-1, -2)) / 2
-    return change.sum(-1) / (means.shape[-2] if logs else size)
+    change, sizes = means[..., 1, :, 0] - means[..., 0, :, 0], np.abs(means[..., 0]).mean(-2)
+    return (_weights(sizes, tasks, logs) * change).sum(-1)
 
 
-def welch(values: np.ndarray, treated: np.ndarray, strata: np.ndarray, logs: bool) -> tuple[float, float]:
+def welch(
+    values: np.ndarray, treated: np.ndarray, strata: np.ndarray, tasks: np.ndarray, logs: bool
+) -> tuple[float, float]:
     """Welch's 95 % interval of the pooled difference, with Satterthwaite's degrees of freedom; NaN for single runs.
 
-    The scale, the sum of the reference's means, is taken as known.
+    The weights, which the reference's means decide, are taken as known.
     """
     reference, other = cell_means(treated[None], strata, values[:, None])[0, :, :, 0]
-    scale = 1 / len(reference) if logs else 1 / np.abs(reference).sum()
-    cells = [values[(strata == s) & (treated == side)] for s in set(strata) for side in (False, True)]
-    if min(map(len, cells)) < 2:
+    weights = _weights(reference, tasks, logs)
+    cells = [
+        (s, values[(strata == s) & (treated == side)]) for s in range(len(tasks)) for side in (False, True)
+    ]
+    if min(len(cell) for _, cell in cells) < 2:
         return np.nan, np.nan
-    parts = np.array([scale**2 * cell.var(ddof=1) / len(cell) for cell in cells])
-    freedom = parts.sum() ** 2 / sum(parts**2 / [len(cell) - 1 for cell in cells])
+    parts = np.array([weights[s] ** 2 * cell.var(ddof=1) / len(cell) for s, cell in cells])
+    freedom = parts.sum() ** 2 / sum(parts**2 / [len(cell) - 1 for _, cell in cells])
     reach = student.ppf(1 - LEVEL / 2, freedom) * np.sqrt(parts.sum()) if parts.sum() else 0.0
-    bounds = scale * (other - reference).sum() + np.array([-reach, reach])
+    bounds = (weights * (other - reference)).sum() + np.array([-reach, reach])
     low, high = np.expm1(bounds) if logs else bounds
     return float(low), float(high)
 
@@ -345,7 +371,9 @@ def robot_runs(profile: str) -> pd.DataFrame:
             others = np.logical_and.reduce([usual[other] for other in usual if other != name])
             row[name] = mine["return"][others & ~as_usual].mean()
         learned = run.progress.episode_return.rolling(20, min_periods=1).mean() >= ENOUGH
-        if task == "DiffAnt" and learned.any():
-            row["samples"] = run.progress.steps[learned.idxmax()]
+        if task == "DiffAnt":  # a run that never gets there counts with all its steps
+            row["samples"] = (
+                run.progress.steps[learned.idxmax()] if learned.any() else run.progress.steps.iloc[-1]
+            )
         rows.append(row | {"kept": row["noise"] / home, "ground": row["ground"] / home})
     return pd.DataFrame(rows, columns=columns)

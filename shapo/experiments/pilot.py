@@ -21,26 +21,34 @@ def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | Non
     the largest of its sweep, so the sweep has to be extended before anything rests on the choice.
 
     results: `safety.results(pilot(...))`. turns: (task, δ_Down / δ_Up) -> degrees by which the step turns. A radius is
-    eligible if it turns the step by at least LEAST_TURN, changes the return by no less than LEAST_RETURN, and has every
-    run that vanilla has. The first condition does not apply to ρ, whose turn is not known.
+    eligible if it turns the step by at least LEAST_TURN, has every run that vanilla has, and does not lower the return
+    by more than LEAST_RETURN and one standard error. The first condition does not apply to ρ, whose turn is not known.
     """
     rows = []
     for task, runs in results.groupby("task", sort=False):
         runs = runs.assign(log=np.log(runs[safety_metric(task)].clip(lower=1e-9)))
         vanilla = runs[runs.variant == "vanilla"].groupby("baseline")
-        for variant, cell in runs[runs.variant != "vanilla"].groupby("variant", sort=False):
+        swept = runs[runs.variant != "vanilla"]
+        for variant, cell in swept.groupby("variant", sort=False):
             dial, radius = variant[0], float(variant.split()[2])
-            by = cell.groupby("baseline")
-            base = vanilla[["log", "return"]].agg(["mean", "var", "size"]).reindex(list(by.groups))
-            mine = by[["log", "return"]].agg(["mean", "var", "size"])
+            baselines = swept[swept.variant.str[0] == dial].baseline.unique()
+            base, mine = (
+                by[["log", "return"]].agg(["mean", "sem", "size"]).reindex(baselines)
+                for by in (vanilla, cell.groupby("baseline"))
+            )
             change = mine["log", "mean"] - base["log", "mean"]
-            error = mine["log", "var"] / mine["log", "size"] + base["log", "var"] / base["log", "size"]
-            kept = (mine["return", "mean"] / base["return", "mean"] - 1).mean()
+            kept = mine["return", "mean"] / base["return", "mean"] - 1
+            of_change = mine["log", "sem"] ** 2 + base["log", "sem"] ** 2
+            of_kept = mine["return", "sem"] ** 2 + ((1 + kept) * base["return", "sem"]) ** 2
+            squares = of_change, of_kept / base["return", "mean"] ** 2
+            error, kept_error = (np.sqrt(s.sum(skipna=False)) / len(s) for s in squares)
             turn = (turns or {}).get((task, radius), np.nan) if dial == "δ" else np.nan
             whole = (mine["log", "size"] == base["log", "size"]).all()
             moves = dial != "δ" or turn >= LEAST_TURN
-            numbers = [len(cell), kept, change.mean(), np.sqrt(error.sum()) / len(error), turn]
-            rows.append([task, dial, radius, *numbers, bool(whole and moves and kept >= LEAST_RETURN)])
+            eligible = whole and moves and kept.mean() + kept_error >= LEAST_RETURN
+            rows.append(
+                [task, dial, radius, len(cell), kept.mean(), change.mean(), error, turn, bool(eligible)]
+            )
     table = pd.DataFrame(rows, columns=COLUMNS).assign(chosen=False, edge=False)
     for _, sweep in table.groupby(["task", "dial"], sort=False):
         eligible = sweep[sweep.eligible & sweep.error.notna()]
@@ -53,15 +61,15 @@ def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | Non
     return table
 
 
-def in_words(table: pd.DataFrame, asked: int) -> str:
+def in_words(table: pd.DataFrame, missing: int) -> str:
     """The rule's choices in Markdown, task by task; while runs of the pilot are missing, that nothing is chosen yet.
 
-    table: from `choose`. asked: number of runs that the pilot has besides vanilla's.
+    table: from `choose`. missing: number of runs of the pilot that are not there, vanilla's among them.
     """
-    if (there := int(table.runs.sum())) < asked:
+    if missing:
         return (
-            f"**Nothing is chosen yet**: {there} of the {asked} runs beside vanilla's are there. What the table "
-            "marks as chosen is what the rule would say of those alone."
+            f"**Nothing is chosen yet**: {missing} runs of the pilot are missing. What the table marks as chosen is "
+            "what the rule would say of the others alone."
         )
     lines = []
     for (task, dial), sweep in table.groupby(["task", "dial"], sort=False):

@@ -14,7 +14,9 @@ from shapo.figures.curves import curves
 from shapo.figures.style import LIMIT, PAGE, canvas, legend, looks, nothing, short_count
 
 Costs = Mapping[tuple[str, str, str], Sequence[pd.DataFrame]]  # (task, baseline, variant) -> a table per seed
-Curve = Callable[[str, pd.DataFrame], pd.Series]  # (task, table of a seed) -> the curve to draw
+Curve = Callable[
+    [str, pd.DataFrame, float], pd.Series
+]  # (task, a seed's table, last step of its cell) -> curve
 
 
 def moving_quantile(
@@ -34,17 +36,16 @@ def tails(
     costs: a table per seed with columns steps and cost, no table where no run is available. Rows of panels are tasks,
     columns baselines. levels: task -> q. limits: task -> β. windows: how many windows side by side make up training.
     """
-    total = _largest(costs, "steps")
 
-    def curve(task: str, table: pd.DataFrame) -> pd.Series:
-        width = total[task] / windows
-        ends = np.linspace(width, total[task], 4 * windows)
-        return pd.Series(moving_quantile(table.steps, table.cost, levels[task], ends, width), ends)
+    def curve(task: str, table: pd.DataFrame, last: float) -> pd.Series:
+        ends = np.linspace(last / windows, last, 4 * windows)
+        return pd.Series(moving_quantile(table.steps, table.cost, levels[task], ends, ends[0]), ends)
 
-    fig, drawn = _small_multiples(costs, curve, {task: f"{task}\nq = {levels[task]:.2f}" for task in total})
+    rows = {task: f"{task}\nq = {levels[task]:.2f}" for task in _largest(costs, "steps")}
+    fig, drawn = _small_multiples(costs, curve, rows, sharex=False)  # PIDLag may train for longer
     for (task, _), axis in drawn.items():
         axis.xaxis.set_major_formatter(short_count)
-        axis.set(xlim=(0, total[task]), ylim=(0, None))
+        axis.set(xlim=(0, None), ylim=(0, None))
         if task in (limits or {}):
             axis.axhline(limits[task], **LIMIT)
     fig.supxlabel("environment steps", fontsize=8)
@@ -56,7 +57,7 @@ def exceedance(costs: Costs, limits: Mapping[str, float] | None = None) -> Figur
     """The share of all training episodes that cost more than c, over c; arranged as in `tails`."""
     most = _largest(costs, "cost")
 
-    def curve(task: str, table: pd.DataFrame) -> pd.Series:
+    def curve(task: str, table: pd.DataFrame, _: float) -> pd.Series:
         grid = np.linspace(0, most[task], 100)
         share = 1 - np.searchsorted(np.sort(table.cost), grid, side="right") / len(table)
         return pd.Series(share, grid)
@@ -84,11 +85,13 @@ def _largest(costs: Costs, column: str) -> dict[str, float]:
     }
 
 
-def _small_multiples(costs: Costs, curve: Curve, rows: Mapping[str, str]) -> tuple[Figure, dict[tuple, Axes]]:
+def _small_multiples(
+    costs: Costs, curve: Curve, rows: Mapping[str, str], sharex: str | bool = "row"
+) -> tuple[Figure, dict[tuple, Axes]]:
     """A panel per task and baseline with every variant's curves. Returns the figure, and the panels with curves."""
     baselines = list(dict.fromkeys(baseline for task, baseline, _ in costs if task in rows))
     size = (PAGE, 1.3 * len(rows) + 0.7)
-    fig, axes = canvas(*size, len(baselines), len(rows), sharex="row", sharey="row")
+    fig, axes = canvas(*size, len(baselines), len(rows), sharex=sharex, sharey="row")
     drawn = {}
     for (task, baseline), axis in zip(product(rows, baselines), axes, strict=True):
         cells = {key[2]: tables for key, tables in costs.items() if key[:2] == (task, baseline)}
@@ -99,7 +102,10 @@ def _small_multiples(costs: Costs, curve: Curve, rows: Mapping[str, str]) -> tup
         if not cells:  # not an experiment, as SauteRL where the limit is 0
             axis.set_axis_off()
         elif any(len(table) for tables in cells.values() for table in tables):
-            series = {name: [curve(task, t) for t in tables if len(t)] for name, tables in cells.items()}
+            last = max(table.steps.max() for tables in cells.values() for table in tables if len(table))
+            series = {
+                name: [curve(task, t, last) for t in tables if len(t)] for name, tables in cells.items()
+            }
             curves(axis, series, looks(cells))
             axis.tick_params(labelleft=task not in {there for there, _ in drawn})
             axis.xaxis.set_major_locator(MaxNLocator(2))

@@ -46,7 +46,7 @@ def test_among_equals_the_larger_and_an_edge_is_told():
     cells = VANILLA | both("δ = 0.1 δ_Up", 1, -0.100) | both("δ = 0.3 δ_Up", 1, -0.095)
     rows, choice = chosen(cells | both("δ = 0.03 δ_Up", 1, 0))
     assert choice == [0.3] and rows.edge[0.3]
-    assert "the sweep is to be extended" in in_words(choose(table(cells), TURNS), asked=16)
+    assert "the sweep is to be extended" in in_words(choose(table(cells), TURNS), missing=0)
     _, choice = chosen(cells, spread=0.001)
     assert choice == [0.1]
 
@@ -59,5 +59,21 @@ def test_a_radius_with_missing_runs_or_turn_is_not_chosen():
     assert not choose(runs).set_index("dial").chosen["δ"], "no turn is known"
     part = choose(runs[~((runs.variant == "δ = 0.1 δ_Up") & (runs.seed == 103))], TURNS)
     assert not part.set_index("dial").chosen["δ"]
-    assert in_words(part, asked=12).startswith("**Nothing is chosen yet**: 10 of the 12 runs")
-    assert choose(runs[:0]).empty and "0 of the 12" in in_words(choose(runs[:0]), asked=12)
+    assert in_words(part, missing=2).startswith("**Nothing is chosen yet**: 2 runs of the pilot are missing")
+    assert choose(runs[:0]).empty
+    half = choose(runs[~((runs.variant == "δ = 0.1 δ_Up") & (runs.baseline == "CPO"))], TURNS)
+    assert half.set_index("dial").chosen["δ"], "a sweep of one baseline"
+    cells |= both("δ = 0.3 δ_Up", 1, -0.1)
+    runs = table(cells)
+    half = choose(runs[~((runs.variant == "δ = 0.1 δ_Up") & (runs.baseline == "CPO"))], TURNS)
+    assert half.radius[half.chosen & (half.dial == "δ")].to_list() == [0.3], "0.1 lacks a baseline"
+    single = choose(runs[runs.seed == 100], TURNS)
+    assert single.error.isna().all() and not single.chosen.any()
+
+
+def test_a_loss_of_return_that_may_be_noise_excludes_no_radius():
+    cells = VANILLA | both("δ = 0.1 δ_Up", 0.94, -0.2) | both("δ = 0.3 δ_Up", 0.94, -0.1)
+    runs = table(cells)
+    assert not choose(runs, TURNS).eligible.any()
+    runs["return"] += runs.seed.map({100: -4, 101: 4, 102: -4, 103: 4}) * (runs.variant == "δ = 0.3 δ_Up")
+    assert choose(runs, TURNS).set_index("radius").eligible.to_dict() == {0.1: False, 0.3: True}

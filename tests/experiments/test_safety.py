@@ -10,6 +10,7 @@ import shapo
 from shapo.envs import TASKS
 from shapo.experiments import safety as experiments
 from shapo.experiments import statistics
+from shapo.experiments.__main__ import main
 from shapo.experiments.profiles import dials
 from shapo.experiments.safety import delta_down
 from shapo.sharpness import (
@@ -155,3 +156,10 @@ def test_what_one_seed_lacks_is_not_compared():
     assert table.better["SHAPO", "cost"] == 1 and ("SHAPO", "cost_rate") in table.index
     nothing = experiments.comparison(experiments.results({}), np.random.default_rng(0))
     assert nothing.empty and "iqm" in nothing and statistics.readable(nothing).empty
+
+
+@pytest.mark.parametrize("name", ["pareto", "all", "campaign"])
+def test_no_study_is_trained_at_radii_that_the_pilot_has_not_chosen(name, monkeypatch, capsys):
+    monkeypatch.setattr("shapo.experiments.__main__.DIALS", {"PointGoal1-v0": None})
+    assert main(["run", name, "--profile", "laptop"]) == 2
+    assert "no radii yet for Ant-v4, Walker2d-v4, PointButton1-v0" in capsys.readouterr().err

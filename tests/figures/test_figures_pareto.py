@@ -188,6 +188,17 @@ def test_a_task_that_always_costs_the_same_drops_out():
     assert len(figures.tails(only, LEVELS).axes) == 1
 
 
+def test_a_window_is_a_share_of_its_baselines_own_training():
+    short, long = (
+        pd.DataFrame({"steps": np.arange(1, n + 1), "cost": np.arange(n) % 7}) for n in (2000, 5000)
+    )
+    keys = ("PointGoal1-v0", "CPO", "vanilla"), ("PointGoal1-v0", "PIDLag", "vanilla")
+    first, second = figures.tails(dict(zip(keys, ([short], [long]), strict=True)), LEVELS).axes[:2]
+    for axis, n in ((first, 2000), (second, 5000)):
+        x = axis.lines[0].get_xdata()
+        assert (x[0], x[-1]) == (n / 10, n) and axis.get_xlim()[1] < 1.2 * n
+
+
 def test_exceedance_is_the_share_of_episodes_that_cost_more():
     given = costs()
     axis = figures.exceedance(given).axes[0]
