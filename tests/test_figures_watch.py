@@ -70,6 +70,27 @@ def test_a_driver_that_dies_takes_nobody_with_it(tmp_path, monkeypatch):
     assert watch(Untrained(CONFIGS[3]), steps=2).made_by == "drawing"
 
 
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [("Hopper-v4", 0.008), ("SafetyHopperVelocity-v1", 0.008), ("SafetyPointPush1-v0", 0.02)],
+)
+def test_a_step_has_the_environments_own_seconds(name, seconds):
+    env = shapo.make_env(shapo.OwnTask(name, cost_limit=1, cost="termination"))
+    push = np.zeros(env.action_space.shape)
+    assert record_episode(lambda observation, rng: push, env, steps=1)["dt"] == pytest.approx(seconds)
+
+
+def test_what_was_watched_is_closed(monkeypatch):
+    closed = []
+    monkeypatch.setattr(Blind, "close", lambda self: closed.append(self))
+    run = Untrained(CONFIGS[5])
+    closed.clear()
+    filming.watch(run, steps=2)
+    with pytest.raises(ValueError, match="steps must be"):
+        filming.watch(run, steps=0)
+    assert len(closed) == 2
+
+
 def test_files_of_other_kinds_are_refused(tmp_path):
     film = shapo.watch(Untrained(CONFIGS[5]), steps=2)
     for name in ("film.avi", "film"):

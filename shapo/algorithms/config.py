@@ -119,14 +119,16 @@ class Config(Checked, RunConfig):
         scaled = (low + high) / 2 + (high - low) / 2 * np.clip(action.reshape(space.shape), -bound, bound)
         return scaled.astype(space.dtype)
 
-    def cost_of(self, info: dict, terminated: bool) -> float:
-        """Cost of a step: the user's function of info, 1 for a termination where that is a failure, or info["cost"]."""
+    def cost_of(self, info: dict, terminated: bool, own: float | None = None) -> float:
+        """Cost of a step: what an `OwnTask` says of it; for other tasks `own`, which Safety-Gymnasium's step returns,
+        or else 1 for a termination where that is a failure, or else info["cost"]. It is 0 where none is told.
+        """
         task = task_of(self.task)
-        cost = getattr(task, "cost", None)
-        if callable(cost):
-            return float(cost(info))
-        falls = cost == "termination" or (cost is None and task.failure_metric == "cumulative failures")
-        return float(terminated) if falls else float(info.get("cost", 0.0))
+        if isinstance(task, OwnTask):
+            return task.cost_of(info, terminated, own) or 0.0
+        if own is None and task.failure_metric == "cumulative failures":
+            return float(terminated)
+        return super().cost_of(info, terminated, own)
 
     def trainer(self) -> Trainer:
         """The trainer that `shapo.train` runs for this config."""

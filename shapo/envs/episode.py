@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import mujoco
@@ -39,10 +40,7 @@ class _Sight:
         if hasattr(env, "simulator"):
             self.still |= {"radii": env.simulator.skeleton(env.q)[1], "dt": 1 / 60}
         elif (world := self._world()) is not None:
-            model, dt = (
-                world[0],
-                getattr(getattr(env, "physics", None), "frame_skip", 1) * world[0].opt.timestep,
-            )
+            model, dt = world[0], self._seconds(world[0].opt.timestep)
             # gymnasium's own model has the textures that our lean one lacks
             full = getattr(getattr(env, "_its", None), "model", model)
             self.still |= {"world": full if full.ngeom == model.ngeom else model, "dt": dt}
@@ -65,8 +63,21 @@ class _Sight:
     def _world(self) -> tuple[mujoco.MjModel, mujoco.MjData] | None:
         if hasattr(self.env, "physics"):
             return self.env.physics.models[0], self.env.physics.datas[0]
-        env = getattr(self.env, "_envs", [self.env])[0]
-        env = getattr(env, "unwrapped", env)
-        env = getattr(env, "task", env)  # where Safety-Gymnasium keeps its model
+        env = self._single()
         found = getattr(env, "model", None), getattr(env, "data", None)
         return found if isinstance(found[0], mujoco.MjModel) else None
+
+    def _seconds(self, timestep: float) -> float:
+        """The seconds of a control step, of an environment whose MuJoCo steps take `timestep`."""
+        env = getattr(self.env, "physics", None) or self._single()
+        if isinstance(dt := getattr(env, "dt", None), Real):
+            return float(dt)
+        if hasattr(env, "sim_conf"):  # Safety-Gymnasium, which draws the number of MuJoCo steps
+            return env.sim_conf.frameskip_binom_n * env.sim_conf.frameskip_binom_p * timestep
+        return getattr(env, "frame_skip", 1) * timestep
+
+    def _single(self) -> Any:
+        """The environment, without wrappers; of Safety-Gymnasium its task, where the model is."""
+        env = getattr(self.env, "_envs", [self.env])[0]
+        env = getattr(env, "unwrapped", env)
+        return getattr(env, "task", env)

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
+from types import FunctionType
 from typing import Any, ClassVar
 
 import gymnasium
+import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 
@@ -46,8 +48,11 @@ class OwnTask(Checked):
     unsafe_reward: float = setting(FINITE, -1.0)  # Sauté's reward for a step beyond the budget
 
     def __post_init__(self):
-        if not isinstance(self.env, str) and not callable(self.env):
-            raise TypeError(f"env must be an id or a function that makes an environment; got {self.env!r}")
+        if not isinstance(self.env, str | type | FunctionType):  # what `describe` can name
+            raise TypeError(
+                "env must be an id or a function that makes an environment: a def, a lambda or a class; got "
+                f"{self.env!r}"
+            )
         if not callable(self.cost) and self.cost not in ("own", "termination"):
             raise ValueError(f'cost must be "own", "termination" or a function of info; got {self.cost!r}')
         if self.failure_metric not in METRICS:
@@ -83,7 +88,12 @@ class OwnTask(Checked):
             if callable(self.env):
                 env = self.env()
             elif is_safety_id(self.env):
-                env = import_safety_gymnasium().make(self.env, **limit)
+                try:
+                    env = import_safety_gymnasium().make(self.env, **limit)
+                except ValueError as error:  # MuJoCo's, for a world file of an older version
+                    raise ValueError(
+                        f"{self.env} of Safety-Gymnasium cannot be built with MuJoCo {mujoco.__version__}"
+                    ) from error
             else:
                 try:
                     env = gymnasium.make(self.env, **limit)
@@ -100,6 +110,16 @@ class OwnTask(Checked):
                 )
         return env
 
+    def cost_of(self, info: dict, terminated: bool, own: float | None = None) -> float | None:
+        """Returns the cost of a step, or None where the task's cost is "own" and the step tells none.
+
+        own: the cost that a step of Safety-Gymnasium returns; None for gymnasium.
+        """
+        if callable(self.cost):
+            return float(self.cost(info))
+        cost = terminated if self.cost == "termination" else info.get("cost") if own is None else own
+        return None if cost is None else float(cost)
+
 
 def is_safety_id(env: Any) -> bool:
     """Whether `env` is the id of an environment of Safety-Gymnasium."""
@@ -114,7 +134,8 @@ def _shape(task: OwnTask) -> tuple[int, int]:
     env = task.make()
     steps = task.max_episode_steps or getattr(getattr(env, "spec", None), "max_episode_steps", None)
     size = int(np.prod(env.action_space.shape))
-    env.close()
+    if hasattr(env, "close"):
+        env.close()
     if steps is None:
         raise ValueError(f"max_episode_steps must be given: {task.name} has no limit of its own")
     return size, steps
@@ -162,21 +183,14 @@ class ForeignEnv(VectorEnv):
             its = action[i].astype(self._acted.dtype).reshape(self._acted.shape)
             observation, reward[i], *own, terminated[i], truncated[i], info = env.step(its)
             self._observation[i] = np.ravel(observation)
-            cost[i] = self._cost(own, terminated[i], info)
+            its_cost = self.task.cost_of(info, terminated[i], *own)
+            if its_cost is None:
+                raise ValueError(
+                    f'cost of {self.task.name} must be "termination" or a function of info: its steps tell no cost of '
+                    f"their own; info has {', '.join(info) or 'nothing'}"
+                )
+            cost[i] = its_cost
         return reward, cost, terminated, truncated, {}
-
-    def _cost(self, own: list[float], terminated: bool, info: dict) -> float:
-        """Returns the cost of a step. own: list with the cost that Safety-Gymnasium returns; empty for gymnasium."""
-        if callable(self.task.cost):
-            return float(self.task.cost(info))
-        if self.task.cost == "termination":
-            return float(terminated)
-        if not own and "cost" not in info:
-            raise ValueError(
-                f'cost of {self.task.name} must be "termination" or a function of info: its steps tell no cost of '
-                f"their own; info has {', '.join(info) or 'nothing'}"
-            )
-        return float(own[0] if own else info["cost"])
 
     def observe(self) -> np.ndarray:
         self._require_reset("observe")
@@ -194,5 +208,7 @@ class ForeignEnv(VectorEnv):
             )
 
     def close(self) -> None:
+        """Closes every environment that can be closed."""
         for env in self._envs:
-            env.close()
+            if hasattr(env, "close"):
+                env.close()

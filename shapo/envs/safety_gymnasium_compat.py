@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from threading import RLock
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,8 @@ import numpy as np
 from shapo.envs.physics import without_textures
 
 SUPPORTED_VERSION = "1.0.0"
+# Threads share the modules that are imported and patched here, and NumPy's global generator.
+_ONE_AT_A_TIME = RLock()
 
 
 @contextmanager
@@ -63,11 +66,12 @@ def import_safety_gymnasium() -> ModuleType:
             f"`import safety_gymnasium` works, replace {__name__} by it; otherwise install "
             f"safety-gymnasium=={SUPPORTED_VERSION}"
         )
-    if "safety_gymnasium" not in sys.modules:
-        with _array_defaults_in_dataclasses():
-            importlib.import_module("safety_gymnasium")
-        _let_arrays_of_one_be_numbers()
-    return sys.modules["safety_gymnasium"]
+    with _ONE_AT_A_TIME:  # a package that another thread is importing is in sys.modules already
+        if "safety_gymnasium" not in sys.modules:
+            with _array_defaults_in_dataclasses():
+                importlib.import_module("safety_gymnasium")
+            _let_arrays_of_one_be_numbers()
+        return sys.modules["safety_gymnasium"]
 
 
 def _let_arrays_of_one_be_numbers() -> None:
@@ -126,17 +130,19 @@ def quick_worlds() -> Iterator[None]:
 
     Every world that it compiles decodes a 191 MB skybox, which takes longer than the rest of the build; only the
     compilation is replaced. `Builder` also seeds itself from `np.random`, which would change the caller's numbers.
+    One thread at a time is inside; others wait.
     """
     import_safety_gymnasium()
     world = importlib.import_module("safety_gymnasium.world")
-    random_state = np.random.get_state()  # noqa: NPY002
-    world.mujoco = SimpleNamespace(
-        MjModel=SimpleNamespace(from_xml_string=lambda xml: without_textures(xml).compile()),
-        MjData=mujoco.MjData,
-        mj_forward=mujoco.mj_forward,
-    )
-    try:
-        yield
-    finally:
-        world.mujoco = mujoco
-        np.random.set_state(random_state)  # noqa: NPY002
+    with _ONE_AT_A_TIME:
+        own, random_state = world.mujoco, np.random.get_state()  # noqa: NPY002
+        world.mujoco = SimpleNamespace(
+            MjModel=SimpleNamespace(from_xml_string=lambda xml: without_textures(xml).compile()),
+            MjData=mujoco.MjData,
+            mj_forward=mujoco.mj_forward,
+        )
+        try:
+            yield
+        finally:
+            world.mujoco = own
+            np.random.set_state(random_state)  # noqa: NPY002

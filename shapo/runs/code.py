@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copyreg
 import dis
+import enum
 import functools
 import hashlib
 import inspect
 import sys
 import types
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
+from gymnasium import Space
 
 PLAIN = (types.NoneType, types.EllipsisType, bool, int, float, complex, str, bytes)
 PARTS = {  # type of a wrapper -> its attributes that hold the function and the rest of its arguments
@@ -25,6 +29,10 @@ PARTS = {  # type of a wrapper -> its attributes that hold the function and the 
     functools._lru_cache_wrapper: ("__wrapped__", "cache_parameters"),
 }  # fmt: skip
 CALLABLE = (FunctionType, *PARTS)
+# What is seen of a module, beside PLAIN, and tuples, frozensets and frozen dataclasses of all these.
+CONSTANT = (*CALLABLE, type, enum.Enum, np.ndarray, np.generic, torch.Tensor)
+GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME"), "STORE_GLOBAL"
+ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD"), "STORE_ATTR"
 NAMED = (types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType)
 # The methods that @dataclass writes follow from the fields, which a description names anyway.
 GENERATED = {"__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__replace__"}
@@ -33,15 +41,20 @@ GENERATED = {"__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__del
 def code_hash(value: type | FunctionType) -> str:
     """Returns the hash of the compiled code of a class or function, since notebook code travels without its source.
 
-    The hash covers wrappers, closures, defaults, class attributes, nested and base classes, and the user's own
-    functions, classes and plain constants that the code reads from its module. Installed code and this package go by
-    name only. Raises TypeError if something has no content to hash, such as an open file or a lock.
+    The hash covers wrappers, closures, defaults, class attributes, nested and base classes, and what the code reads
+    from its module and from the user's other modules: functions, classes and constants, which are plain values, arrays,
+    and tuples, frozensets and frozen dataclasses of constants. Lists, dictionaries and what the code itself assigns
+    (`global`) are state and not covered. Installed code and this package go by name only, random generators of NumPy by
+    their seed. A class is hashed as it is now, so what changes while it runs, such as a counter, does not belong on it.
+    Raises TypeError if something has no content to hash, such as an open file or a lock.
     """
     return hashlib.sha256(repr(_Content(value).of(value, inside=True)).encode()).hexdigest()[:12]
 
 
-def installed(module: str | None) -> bool:
-    """Whether a module comes with Python, an installed distribution or this package, and not from the user."""
+def installed(module: Any) -> bool:
+    """Whether a `__module__` comes with Python, an installed distribution or this package, and not from the user."""
+    if not isinstance(module, str | None):  # compiled types may have a descriptor there
+        return True
     root = (module or "").partition(".")[0]
     if root == "shapo" or root in sys.stdlib_module_names:
         return True
@@ -79,7 +92,8 @@ class _Content:
         if isinstance(value, type):
             if inside or not installed(value.__module__):
                 return self._of_class(value)
-            return f"{value.__module__.partition('.')[0]}.{value.__qualname__}"
+            module = value.__module__ if isinstance(value.__module__, str) else ""
+            return f"{module.partition('.')[0]}.{value.__qualname__}"
         for kind, parts in PARTS.items():
             if isinstance(value, kind):
                 return self.of(type(value)), *(self.of(getattr(value, part)) for part in parts)
@@ -87,8 +101,6 @@ class _Content:
             return "list", *map(self.of, value)
         if isinstance(value, dict | types.MappingProxyType):
             return "dict", *((self.of(key), self.of(item)) for key, item in value.items())
-        if isinstance(value, torch.Tensor):  # a tensor's pickle holds addresses
-            return "tensor", str(value.dtype), self.of(value.detach().cpu().numpy())
         return value.__qualname__ if isinstance(value, NAMED) else self._of_object(value)
 
     def _of_function(self, function: FunctionType) -> tuple:
@@ -98,9 +110,7 @@ class _Content:
         if installed(module.get("__name__")):  # it goes by name, but what it wraps may be the user's
             content = code.co_qualname
         else:
-            read = {name: module[name] for name in _global_names(code) if name in module}
-            kept = {n: v for n, v in read.items() if isinstance(v, (*CALLABLE, type)) or type(v) in PLAIN}
-            content = self.of(code), *((name, self.of(value)) for name, value in kept.items())
+            content = self.of(code), *((name, self.of(value)) for name, value in _read(code, module))
         enclosed = [_enclosed(cell) for cell in function.__closure__ or ()]
         given = function.__defaults__, function.__kwdefaults__, enclosed, vars(function)
         return content, *map(self.of, given)
@@ -119,16 +129,41 @@ class _Content:
 
     def _of_object(self, value: Any) -> tuple:
         try:
+            if isinstance(value, torch.Tensor):  # a tensor's pickle holds addresses
+                return "tensor", str(value.dtype), self.of(value.detach().cpu().numpy())
+            if isinstance(value, np.random.BitGenerator):  # its state moves on with every draw
+                seed = value.seed_seq
+                given = getattr(seed, "entropy", None), getattr(seed, "spawn_key", None)
+                return self.of(type(value)), self.of(given)
+            if isinstance(value, np.random.RandomState):  # it does not know its seed
+                return (self.of(type(value)),)
             registered = copyreg.dispatch_table.get(type(value))
             reduced = registered(value) if registered else value.__reduce_ex__(2)
+            if isinstance(reduced, str):
+                return self.of(type(value)), reduced
+            parts = [list(part) if hasattr(part, "__next__") else part for part in reduced]
+            if len(parts) > 2 and isinstance(parts[2], dict):
+                parts[2] = _lasting(value, parts[2])
+            return tuple(map(self.of, parts))
+        except _NoContentError:  # of what this object holds
+            raise
         except Exception as error:
-            raise TypeError(
+            raise _NoContentError(
                 f"{self.whole.__qualname__} cannot be named by its code: that holds {value!r}, whose content is not "
                 "to be had. Keep in a class plain values, functions, classes, and objects that can be pickled"
             ) from error
-        if isinstance(reduced, str):
-            return self.of(type(value)), reduced
-        return tuple(self.of(list(part) if hasattr(part, "__next__") else part) for part in reduced)
+
+
+class _NoContentError(TypeError):
+    pass
+
+
+def _lasting(value: Any, state: dict) -> dict:
+    """Returns an object's state without what use adds to it: cached properties, and the generator of a Space."""
+    members = inspect.getmembers_static(type(value))
+    cached = {name for name, member in members if isinstance(member, functools.cached_property)}
+    kept = {name: part for name, part in state.items() if name not in cached}
+    return kept | {"_np_random": None} if isinstance(value, Space) else kept
 
 
 def _enclosed(cell: Any) -> Any:
@@ -138,11 +173,37 @@ def _enclosed(cell: Any) -> Any:
         return None
 
 
+def _read(code: CodeType, module: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Returns names and values of the constants that `code` reads from its module and the user's modules in that."""
+    read = [(name, module[name]) for name in _loaded(code, *GLOBALS) if name in module]
+    followed = set()
+    for name, value in read:  # which grows on the way
+        if isinstance(value, ModuleType) and value not in followed and not installed(value.__name__):
+            followed.add(value)
+            held = vars(value)
+            read += [(f"{name}.{part}", held[part]) for part in _loaded(code, *ATTRIBUTES) if part in held]
+    return [(name, value) for name, value in read if _constant(value)]
+
+
+def _constant(value: Any) -> bool:
+    if isinstance(value, tuple | frozenset):
+        return all(map(_constant, value))
+    if is_dataclass(value) and not isinstance(value, type) and type(value).__dataclass_params__.frozen:
+        return all(_constant(getattr(value, field.name, None)) for field in fields(value))
+    return isinstance(value, CONSTANT) or type(value) in PLAIN
+
+
 @functools.lru_cache(maxsize=1024)
-def _global_names(code: CodeType) -> tuple[str, ...]:
-    """Returns the names that a function, and the functions within it, read from the module, in order."""
-    names = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+def _loaded(code: CodeType, loads: tuple[str, ...], store: str) -> tuple[str, ...]:
+    """Returns the names that a function, and the functions within it, load and never store, in order."""
+    steps = dict.fromkeys(
+        (step.opname, step.argval) for part in _parts(code) for step in dis.get_instructions(part)
+    )
+    return tuple(dict.fromkeys(name for op, name in steps if op in loads and (store, name) not in steps))
+
+
+def _parts(code: CodeType) -> Iterator[CodeType]:
+    yield code
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            names += _global_names(inner)
-    return tuple(dict.fromkeys(names))
+            yield from _parts(inner)

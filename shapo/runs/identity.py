@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import sys
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from functools import cached_property
 from types import FunctionType
 from typing import Any, ClassVar
 
@@ -24,7 +26,7 @@ class RunConfig:
     shown: ClassVar[dict[str, str]]  # label -> column of progress, on progress bars
     checkpoint_seconds: ClassVar[float] = 0.0  # least time between checkpoints; shorter epochs share one
     episode_columns: ClassVar[tuple[str, ...]]
-    vocabulary: ClassVar[dict[str, Any]]  # name -> class, for all classes that a description may name
+    vocabulary: ClassVar[dict[str, Any]] = {}  # name -> class, for all classes that a description may name
     length: ClassVar[str | None] = None  # field with the run's length, if the epochs do not depend on it
     shipped_networks: ClassVar[tuple[str, ...]] = ()  # prefixes of the names of arrays that ship with results
     undifferentiated: ClassVar[dict[str, Any]] = {}  # arguments of `make_env` where no gradients are needed
@@ -33,9 +35,9 @@ class RunConfig:
         """Returns a policy's action as a gymnasium environment with the action space `space` takes it."""
         return action
 
-    def cost_of(self, info: dict, terminated: bool) -> float:
-        """Returns the cost of a step of a gymnasium environment."""
-        return float(info.get("cost", 0.0))
+    def cost_of(self, info: dict, terminated: bool, own: float | None = None) -> float:
+        """Returns the cost of a step of a gymnasium environment. own: the cost that Safety-Gymnasium's step returns."""
+        return float(info.get("cost", 0.0) if own is None else own)
 
     @property
     def resolved(self) -> RunConfig:
@@ -44,8 +46,19 @@ class RunConfig:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The method version and the whole resolved config, which together define a run."""
+        """The method version and the whole resolved config, which together define a run.
+
+        It stays what it was when first asked for, so a run keeps its name whatever training leaves on a class. A config
+        that is built again, or that reached another process, is named by its classes as they are there and then.
+        """
+        return deepcopy(self._identity)
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
         return {"method": self.method, "config": describe(self.resolved)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_identity"}
 
     @property
     def run_id(self) -> str:
@@ -58,14 +71,15 @@ def describe(value: Any) -> Any:
     """Returns a config as JSON-able values. Raises TypeError for a value that cannot be described so. A class goes by
     its name. A class from outside the package (a notebook cell, say), and a class or function that is a field's value,
     also go by `code_hash`, so editing them gives a new run. What the hash does not see (a file that a method reads, a
-    dictionary of the module) belongs in fields.
+    list or dictionary of the module) belongs in fields; counters and other state that changes while running belong on
+    instances or in a dictionary of the module, as on a class they would give a config built later another name.
     """
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
         if not kind.__dataclass_params__.frozen:
             raise TypeError(f"{kind.__qualname__} must be a frozen dataclass: @dataclass(frozen=True)")
         name = {"class": kind.__qualname__}
-        if any(map(_from_outside, kind.__mro__)):
+        if any(map(from_outside, kind.__mro__)):
             name = {"class": kind.__name__, "code": code_hash(kind)}  # its __qualname__ may vary
         return name | {field.name: describe(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, type | FunctionType):
@@ -90,8 +104,9 @@ def config_from(description: dict[str, Any]) -> RunConfig:
     Raises ValueError for a class from outside the package (a notebook cell, say), of which a description has only name
     and hash, and for anything that does not describe a config of this version of the package.
     """
-    words = {name: kind for config in RunConfig.__subclasses__() for name, kind in config.vocabulary.items()}
-    words |= {kind.__qualname__: kind for kind in RunConfig.__subclasses__() if not _from_outside(kind)}
+    configs = [kind for kind in RunConfig.__subclasses__() if not from_outside(kind)]
+    words = {name: kind for config in configs for name, kind in config.vocabulary.items()}
+    words |= {config.__qualname__: config for config in configs}
     config = _rebuilt(description, words)
     if not isinstance(config, RunConfig) or config.identity["config"] != description:
         raise ValueError(f"not a description of a Config of this version of the package: {description!r}")
@@ -114,6 +129,7 @@ def _rebuilt(value: Any, words: dict[str, Any]) -> Any:
         raise ValueError(f"not a description of this version's {name}: {error}") from error
 
 
-def _from_outside(kind: type) -> bool:
+def from_outside(kind: type) -> bool:
+    """Whether a class is neither of this package nor of Python."""
     root = kind.__module__.partition(".")[0]
     return root != "shapo" and root not in sys.stdlib_module_names

@@ -154,8 +154,9 @@ class Run:
     @property
     def actor(self) -> Any:  # an `algorithms.networks.Policy`, or a `robots.policy.RobotPolicy`
         """The trained policy, ready to roll out. Raises FileNotFoundError if there is none, or none is shipped."""
+        networks = self.networks
         with self._restoring():
-            return self.config.policy(self.networks)
+            return self.config.policy(networks)
 
     def evaluate(
         self, episodes: int = 20, deterministic: bool = True, seed: int = 0, env: Any = None
@@ -231,8 +232,9 @@ class Run:
             return pack.table(name, self.config.run_id)
         if not self.exists:
             return pd.DataFrame()
+        arrays, _ = self.load()
         with self._restoring():
-            return self._tables(self.load()[0])[name]
+            return self._tables(arrays)[name]
 
     def _tables(self, arrays: dict[str, np.ndarray]) -> dict[str, pd.DataFrame]:
         tables = unpack_tables(arrays)

@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,10 @@ def train(
             if not run.finished:  # another thread or process may have finished it meanwhile
                 remove_leftovers(run.path)
                 run.write_config()
-                for row in _epochs(run, progress):
-                    if callback:
-                        callback(dict(row))
+                with closing(_epochs(run, progress)) as rows:  # at once, also when the callback raises
+                    for row in rows:
+                        if callback:
+                            callback(dict(row))
     return run
 
 
@@ -172,18 +173,23 @@ def _shorter(run: Run) -> Run | None:
     return max(found, key=lambda other: other.epoch, default=None)
 
 
-def _begun(run: Run) -> Any:
-    """Returns the run's trainer where it stands; saves a new one, so what cannot be stored fails before any epoch."""
+@contextmanager
+def _begun(run: Run) -> Iterator[Any]:
+    """Gives the run's trainer where it stands, and closes its environments at the end. A new trainer is saved, so what
+    cannot be stored fails before any epoch.
+    """
     trainer, history = run.config.trainer(), {}
-    if run.exists:
-        run.restore(trainer)
-        return trainer
-    if shorter := _shorter(run):
-        shorter.restore(trainer)
-        history = {"provenance": shorter.provenance}
-    arrays, meta = trainer.state()
-    run.save(arrays, meta | history)
-    return trainer
+    env = getattr(trainer, "env", None)
+    with closing(env) if hasattr(env, "close") else nullcontext():
+        if run.exists:
+            run.restore(trainer)
+        else:
+            if shorter := _shorter(run):
+                shorter.restore(trainer)
+                history = {"provenance": shorter.provenance}
+            arrays, meta = trainer.state()
+            run.save(arrays, meta | history)
+        yield trainer
 
 
 def _epochs(run: Run, progress: bool) -> Iterator[dict]:
@@ -193,8 +199,8 @@ def _epochs(run: Run, progress: bool) -> Iterator[dict]:
     with _recording_failure(run):
         bar = tqdm(desc=label, total=config.epochs, unit="epoch", disable=not progress, file=sys.stdout,
                    postfix="building the environments")  # fmt: skip
-        with bar:
-            trainer, saved = _begun(run), time.monotonic()
+        with bar, _begun(run) as trainer:
+            saved = time.monotonic()
             bar.initial = bar.n = trainer.epoch
             bar.unpause()  # the epochs' rate counts from here
             while trainer.epoch < config.epochs:

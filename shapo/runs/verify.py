@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from shapo.runs.identity import RunConfig, config_from
+from shapo.runs.identity import RunConfig, config_from, from_outside
 from shapo.runs.run import Run, provenance
 from shapo.runs.shipped import (
     TABLES,
@@ -93,7 +93,7 @@ def _pool(study: str | None) -> list[tuple[Pack, str]]:
 
 
 def _can_be_retrained(row: pd.Series) -> bool:
-    methods = {kind.__name__: kind.method for kind in RunConfig.__subclasses__()}
+    methods = {kind.__name__: kind.method for kind in RunConfig.__subclasses__() if not from_outside(kind)}
     return row.method == methods.get(json.loads(row.config)["class"]) and '"code": ' not in row.config
 
 

@@ -89,6 +89,33 @@ def test_falls_are_costs_and_failures(tmp_path):
     assert run.actor(np.zeros((1, 11))).shape == (1, 3)
 
 
+@pytest.mark.parametrize("algorithm", ["TRPOLag", "SauteRL"])
+def test_environments_are_closed_however_training_ends(tmp_path, monkeypatch, algorithm):
+    opened, make = [], shapo.OwnTask.make
+
+    def watched(task):
+        env = make(task)
+        opened.append(env)
+        env.close = lambda: opened.remove(env)
+        return env
+
+    def refuse(row):
+        raise LookupError(f"{len(opened)} are open")
+
+    def interrupted(trainer):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shapo.OwnTask, "make", watched)
+    config = replace(SMALL, task=swinging(1), algorithm=algorithm, actor=None, total_steps=400)
+    with pytest.raises(LookupError, match="4 are open") as refused:
+        shapo.train(config, runs=tmp_path, progress=False, callback=refuse)
+    assert not opened and refused.tb  # which keeps the frames of training alive
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "run_epoch", interrupted)
+        shapo.train(config, runs=tmp_path, progress=False)
+    assert not opened and shapo.train(config, runs=tmp_path, progress=False).finished and not opened
+
+
 def test_an_epoch_must_hold_whole_episodes():
     with pytest.raises(
         ValueError,

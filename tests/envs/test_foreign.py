@@ -1,6 +1,7 @@
 """The user's own tasks: their environments' numbers, stepped together, with a cost and scaled actions."""
 
 from dataclasses import replace
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -122,6 +123,10 @@ def test_keeps_no_state():
     ("changes", "message"),
     [
         ({"env": 3}, "env must be an id or a function"),
+        (
+            {"env": partial(Line)},
+            "env must be an id or a function .* a lambda or a class; got functools.partial",
+        ),
         ({"cost": "falls"}, 'cost must be "own", "termination" or a function of info; got \'falls\''),
         ({"cost_limit": -1}, "cost_limit must be a finite number, at least 0"),
         ({"failure_metric": "falls"}, "failure_metric must be one of cost rate, cumulative failures"),
@@ -140,6 +145,10 @@ def test_bad_fields_are_named(changes, message):
     [
         ("Hopper-v4", "task must be one of .*OwnTask"),
         ("SafetyNowhere-v0", "task must be one of"),
+        (
+            "SafetySwimmerVelocity-v1",
+            r"^SafetySwimmerVelocity-v1 of Safety-Gymnasium cannot be built with MuJoCo [\d.]+$",
+        ),
         (
             OwnTask("Nowhere-v0", cost_limit=1),
             "env must be an id of Safety-Gymnasium or gymnasium; .*Nowhere",
@@ -163,6 +172,17 @@ def test_other_spaces_are_refused_by_name():
 
     with pytest.raises(ValueError, match=r"observation space of Parts must be a Box .*got Dict\("):
         make_env(OwnTask(Parts, cost_limit=1, max_episode_steps=3))
+
+
+def test_closing_closes_those_that_can_be_closed():
+    class Bare:
+        observation_space = action_space = Box(-1, 1, (1,))
+
+    closed = []
+    env = make_env(OwnTask(Bare, cost_limit=1, max_episode_steps=3), num_envs=3)
+    env._envs[1].close = lambda: closed.append(1)
+    env.close()
+    assert closed == [1]
 
 
 def test_an_environment_without_a_cost_asks_for_one():

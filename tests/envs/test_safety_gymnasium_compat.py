@@ -3,8 +3,12 @@
 import dataclasses
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from threading import Event
+from types import ModuleType, SimpleNamespace
 
 import mujoco
 import numpy as np
@@ -69,6 +73,40 @@ def test_building_worlds_leaves_the_global_generator_alone():
     with compat.quick_worlds():
         compat.import_safety_gymnasium().make("SafetyPointGoal1-v0").reset(seed=0)
     assert np.random.random() == expected  # noqa: NPY002
+
+
+def test_threads_wait_for_an_import_under_way(monkeypatch):
+    compat.import_safety_gymnasium()
+    package, begun = ModuleType("safety_gymnasium"), Event()
+
+    def slowly(name):
+        sys.modules[name] = package  # as Python does, before the package has anything
+        begun.set()
+        time.sleep(0.2)
+        package.utils = "all of it"
+
+    monkeypatch.delitem(sys.modules, "safety_gymnasium")
+    monkeypatch.setattr(compat, "importlib", SimpleNamespace(import_module=slowly))
+    monkeypatch.setattr(compat, "_let_arrays_of_one_be_numbers", lambda: None)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(compat.import_safety_gymnasium)
+        assert begun.wait(10) and compat.import_safety_gymnasium().utils == "all of it"
+        assert first.result() is package
+
+
+def test_one_thread_at_a_time_builds_worlds():
+    def building():
+        with compat.quick_worlds():
+            inside.set()
+
+    inside, world = Event(), compat.import_safety_gymnasium().world
+    with ThreadPoolExecutor() as pool:
+        with compat.quick_worlds():
+            with compat.quick_worlds():  # the same thread may, and stays inside afterwards
+                other = pool.submit(building)
+            assert not inside.wait(0.2) and world.mujoco is not mujoco
+        other.result()
+    assert inside.is_set() and world.mujoco is mujoco
 
 
 def test_another_version_is_refused_with_the_reason(monkeypatch):

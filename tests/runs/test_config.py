@@ -15,7 +15,8 @@ from nbclient import NotebookClient
 import shapo
 from shapo import CPO, Config, EuclideanSAM, FisherSAM, FixedAlpha, PIDLag, Run, TRPOLag
 from shapo.algorithms import ALGORITHMS
-from shapo.runs.identity import describe
+from shapo.runs.identity import RunConfig, config_from, describe
+from shapo.runs.verify import verify
 
 BAD = [
     ("task", "PointGoal9-v0", "task must be one of .*PointGoal1-v0"),
@@ -223,3 +224,11 @@ def test_what_was_left_to_the_task_follows_it():
 def test_zero_has_one_sign():
     assert Config(cost_limit=-0.0).run_id == Config(cost_limit=0.0).run_id
     assert shapo.FisherSAM(-0.0).delta_down.hex() == "0x0.0p+0"
+
+
+def test_a_config_class_of_the_users_is_none_of_the_packages():
+    kept = [type(name, (RunConfig,), {}) for name in ("Own", "Config")]
+    assert config_from(Config().identity["config"]).run_id == Config().run_id
+    with pytest.raises(ValueError, match=r"N must be from 1 to \d+, the shipped runs that can be retrained"):
+        verify(10**9)
+    assert all(kind.vocabulary == {} for kind in kept)

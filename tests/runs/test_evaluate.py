@@ -4,8 +4,10 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import SyncVectorEnv
 
 import shapo
+from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium
 from shapo.robots.env import DifferentiableEnv
 from shapo.runs.evaluate import evaluate
 
@@ -27,6 +29,17 @@ def test_the_replayed_task_and_gymnasiums_own_agree(run):
     assert (ours.cost == 1).all() and (theirs.cost == 1).all()  # the fall
     np.testing.assert_allclose(ours["return"], theirs["return"], rtol=1e-4)
     assert ours.length.nunique() > 1
+
+
+def test_several_environments_agree_with_one(run):
+    one = run.evaluate(episodes=3, seed=5, env=gymnasium.make("Walker2d-v4"))
+    several = SyncVectorEnv([lambda: gymnasium.make("Walker2d-v4")] * 3)
+    for _ in range(2):  # the second time too, it begins with the seeds
+        theirs = run.evaluate(episodes=3, seed=5, env=several)
+        assert theirs.env.tolist() == [0, 1, 2] and theirs.iloc[:, 2:].equals(one.iloc[:, 2:])
+        np.testing.assert_allclose(theirs["return"], one["return"], rtol=1e-4)
+    env = WALKER.make_env(3, 8)
+    assert run.evaluate(3, seed=5, env=env).equals(run.evaluate(3, seed=5, env=env))
 
 
 def test_samples_are_the_seeds(run):
@@ -95,7 +108,7 @@ class Lever(gymnasium.Env):
     action_space = gymnasium.spaces.Box(-3, 1, (1,), np.float32)
 
     def reset(self, *, seed=None, options=None):
-        return np.zeros(2, np.float32), {}
+        return np.zeros(2, np.float32), {"cost": 100.0, "push": 100.0}  # no step's
 
     def step(self, action):
         return (
@@ -107,12 +120,41 @@ class Lever(gymnasium.Env):
         )
 
 
+class SafeLever(Lever):
+    """The same, whose step returns its cost as in Safety-Gymnasium."""
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, reward, 7.0, *rest[:-1], rest[-1] | {"cost": 50.0}
+
+
+@pytest.mark.parametrize("lever", [Lever, SafeLever])
 @pytest.mark.parametrize(
     "cost, expected", [("own", 7.0), ("termination", 1.0), (lambda info: info["push"], 3.0)]
 )
-def test_a_task_of_the_users_has_its_bounds_and_cost(cost, expected):
-    task = shapo.OwnTask(Lever, cost_limit=1, cost=cost, max_episode_steps=1)
+def test_a_task_of_the_users_has_its_bounds_and_cost(lever, cost, expected):
+    task = shapo.OwnTask(lever, cost_limit=1, cost=cost, max_episode_steps=1)
     config = shapo.Config(task, num_envs=2)
-    for env in (None, Lever()):
+    kind = SyncVectorEnv if lever is Lever else import_safety_gymnasium().vector.SafetySyncVectorEnv
+    for env in (None, lever(), kind([lever] * 2)):
         table = evaluate(config, lambda o, rng, deterministic: np.full((len(o), 1), -2.0), 3, env=env)
         assert (table["return"] == -3).all() and (table.cost == expected).all() and table.failed.all()
+
+
+def test_a_cost_that_one_of_several_tells_is_its_own():
+    class Stairs(Lever):
+        """Three steps; every second seed costs, and only in the second step."""
+
+        def reset(self, *, seed=None, options=None):
+            self.costs, self.left = (seed or 0) % 2, 3
+            return super().reset()
+
+        def step(self, action):
+            self.left -= 1
+            told = {"cost": 7.0} if self.left == 1 and self.costs else {}
+            return np.zeros(2, np.float32), 1.0, self.left == 0, False, told
+
+    config = shapo.Config(shapo.OwnTask(Stairs, cost_limit=1, max_episode_steps=3), num_envs=2)
+    env = SyncVectorEnv([Stairs] * 4)
+    table = evaluate(config, lambda o, rng, deterministic: np.zeros((len(o), 1)), 4, env=env)
+    assert table.cost.tolist() == [0, 7, 0, 7] and (table.length == 3).all()
