@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
@@ -90,18 +90,22 @@ def setting(rule: Rule, default: object = MISSING) -> Any:
     return field(default=default, metadata={"rule": optional(rule) if default is None else rule})
 
 
-def plain(name: str, value: object) -> object:
-    """Returns a value of an algorithm's log or state as Python's own number, or a tuple of them. Raises TypeError."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple):
-        return tuple(plain(name, item) for item in value)
-    try:
-        return float(value)  # a NumPy number, or a tensor that holds one
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"algorithm: {name}, which it logs or remembers, must be a number; got {value!r}"
-        ) from error
+def plain(values: Mapping[str, object]) -> dict[str, object]:
+    """Returns an algorithm's log or state with Python's own numbers, or tuples of them. Raises TypeError."""
+
+    def of(name: str, value: object) -> object:
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, list | tuple):
+            return tuple(of(name, item) for item in value)
+        try:
+            return float(value)  # a NumPy number, or a tensor that holds one
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"algorithm: {name}, which it logs or remembers, must be a number; got {value!r}"
+            ) from error
+
+    return {name: of(name, value) for name, value in values.items()}
 
 
 class Checked:

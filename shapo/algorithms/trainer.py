@@ -59,8 +59,8 @@ class Trainer(RunTrainer):
         finished, recent = self.account(rollout), self.episodes[-WINDOW:]
         mean_cost, mean_length = mean(recent, "cost"), mean(recent, "length")
         if recent:
-            self.algorithm_state = self.algorithm.observe(self.algorithm_state, mean_cost, config.cost_limit)
-            self.algorithm_state = {key: plain(key, value) for key, value in self.algorithm_state.items()}
+            state = self.algorithm.observe(self.algorithm_state, mean_cost, config.cost_limit)
+            self.algorithm_state = plain(state)
         learned = replace(rollout, reward=self.algorithm.learned_reward(rollout))
         gammas, lambdas = (config.gamma, config.cost_gamma), (config.gae_lambda, config.cost_gae_lambda)
         return make_batch(learned, self.critics, gammas, lambdas, mean_length), finished, mean_cost
@@ -72,8 +72,7 @@ class Trainer(RunTrainer):
         clock.append(time.perf_counter())
         steps, state = (self.epoch + 1) * config.steps_per_epoch, self.algorithm_state
         with seeded_torch(config.seed, self.epoch):
-            actor_log = self.algorithm.update_actor(self.actor, batch, config.actor, steps, state)
-        actor_log = {key: plain(key, value) for key, value in actor_log.items()}
+            actor_log = plain(self.algorithm.update_actor(self.actor, batch, config.actor, steps, state))
         clock.append(time.perf_counter())
         settings = self.rngs["minibatch"], config.critic_passes, config.minibatch_size, config.critic
         self.critics.fit(batch.observation, batch.target, *settings)
@@ -109,5 +108,4 @@ class Trainer(RunTrainer):
         for name in PARTS:
             getattr(self, name).load_state_dict(unprefixed(name, arrays))
         self.observation = arrays["observation"].copy()
-        state = meta["algorithm"].items()
-        self.algorithm_state = {k: tuple(v) if isinstance(v, list) else v for k, v in state}
+        self.algorithm_state = plain(meta["algorithm"])  # where tuples became lists

@@ -14,9 +14,8 @@ from shapo.figures.curves import curves
 from shapo.figures.style import LIMIT, PAGE, canvas, legend, looks, nothing, short_count
 
 Costs = Mapping[tuple[str, str, str], Sequence[pd.DataFrame]]  # (task, baseline, variant) -> a table per seed
-Curve = Callable[
-    [str, pd.DataFrame, float], pd.Series
-]  # (task, a seed's table, last step of its cell) -> curve
+# (task, table of a seed, last step of its cell) -> the curve to draw
+Curve = Callable[[str, pd.DataFrame, float], pd.Series]
 
 
 def moving_quantile(

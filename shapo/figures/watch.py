@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def watch(
     """
     env = run.config.make_env(1, seed, **run.config.undifferentiated)
     rng = None if deterministic else np.random.default_rng([seed, 1])
-    with torch.no_grad(), closing(env) if hasattr(env, "close") else nullcontext():
+    with torch.no_grad(), closing(env):
         episode = record_episode(run.actor, env, rng, whole(1)("steps", steps))
     shown = np.arange(0, len(episode["reward"]), -(-len(episode["reward"]) // whole(1)("frames", frames)))
     made_by, pictures = _rendered(episode, shown) if render else ("drawing", None)

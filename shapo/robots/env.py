@@ -85,6 +85,9 @@ class DifferentiableEnv:
             observation = self.observation()
         return observation, reward, terminated, truncated, info
 
+    def close(self) -> None:
+        """Releases nothing: environments are closed alike, whichever they are."""
+
     def detach(self) -> Tensor:
         """Begins a window: later gradients stop at this state. Returns the observations (N, obs)."""
         self.q, self.qd, self.action = self.q.detach(), self.qd.detach(), self.action.detach()

@@ -91,7 +91,7 @@ def evaluate(
     running, rows = np.zeros((3, n)), [[] for _ in range(n)]  # return, cost, length of unfinished episodes
     # Fixed in advance, so that an environment with short episodes does not contribute more of them.
     wanted = [len(range(i, episodes, n)) for i in range(n)]
-    with closing(env) if own and hasattr(env, "close") else nullcontext():
+    with closing(env) if own else nullcontext():
         observation = env.reset(**seeded)
         observation = observation[0] if isinstance(observation, tuple) else observation
         while any(len(found) < few for found, few in zip(rows, wanted, strict=True)):

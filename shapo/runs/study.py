@@ -7,7 +7,6 @@ import sys
 import time
 import uuid
 import warnings
-from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import suppress
@@ -134,9 +133,8 @@ class Study:
         configs = [run.config for run in self.runs]
         names = dict.fromkeys(field.name for config in configs for field in fields(config))
         table = pd.DataFrame({name: [_spelled(getattr(c, name, None)) for c in configs] for name in names})
-        tasks = {spelled: str(config.task) for spelled, config in zip(table.task, configs, strict=True)}
-        alike = {name for name, count in Counter(tasks.values()).items() if count > 1}
-        table["task"] = table.task.map(lambda spelled: spelled if tasks[spelled] in alike else tasks[spelled])
+        name = pd.Series([str(config.task) for config in configs])  # several tasks of the user may share it
+        table["task"] = name.where(table.task.groupby(name).transform("nunique") == 1, table.task)
         others = table.drop(columns=["task", "algorithm", "seed"])
         return table[["task", "algorithm", *others.columns[others.nunique() > 1], "seed"]]
 

@@ -179,8 +179,7 @@ def _begun(run: Run) -> Iterator[Any]:
     cannot be stored fails before any epoch.
     """
     trainer, history = run.config.trainer(), {}
-    env = getattr(trainer, "env", None)
-    with closing(env) if hasattr(env, "close") else nullcontext():
+    with closing(trainer.env):
         if run.exists:
             run.restore(trainer)
         else:
