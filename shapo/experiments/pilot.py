@@ -5,28 +5,31 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from shapo.experiments.safety import safety_metric
+from shapo.experiments import safety
 
 LEAST_TURN = 5.0  # degrees by which a radius must turn the step to count as a different method
 LEAST_RETURN = -0.05  # the least change of the return that is accepted, as a share of vanilla's
-COLUMNS = ["task", "dial", "radius", "runs", "return", "safety", "error", "turn", "eligible"]
+EXTENDED = ("The sweep is to be extended. ", "The sweep was extended once already. ")
+COLUMNS = ["task", "dial", "radius", "runs", "return", "safety", "error", "turn", "comparable", "eligible"]
 
 
 def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | None = None) -> pd.DataFrame:
     """A row per task, dial and radius: its effect on the baselines, each against its own vanilla, and which is chosen.
 
     return: change of the mean return, as a share of vanilla's. safety: change of the mean log of the safety metric.
-    Both are means over baselines; error is the standard error of safety. The rule: eligible radii within one standard
-    error of the safest count as equal, and the largest of them is chosen. edge: the chosen radius is the smallest or
-    the largest of its sweep, so the sweep has to be extended before anything rests on the choice.
+    Both are means over baselines; error is the standard error of safety. comparable: the radius has every run that
+    vanilla has, and turns the step by at least LEAST_TURN (which is not asked of ρ, whose turn is not known). eligible:
+    it is comparable, and does not lower the return by more than LEAST_RETURN and one standard error.
 
-    results: `safety.results(pilot(...))`. turns: (task, δ_Down / δ_Up) -> degrees by which the step turns. A radius is
-    eligible if it turns the step by at least LEAST_TURN, has every run that vanilla has, and does not lower the return
-    by more than LEAST_RETURN and one standard error. The first condition does not apply to ρ, whose turn is not known.
+    The rule: eligible radii within one standard error of the safest count as equal, and the largest of them is chosen;
+    if there are none, the smallest comparable one. edge: none is eligible, or the chosen one is the smallest or largest
+    of its sweep. Then the sweep is extended, once, before anything rests on the choice.
+
+    results: `safety.results(pilot(...))`. turns: (task, δ_Down / δ_Up) -> degrees by which the step turns.
     """
     rows = []
     for task, runs in results.groupby("task", sort=False):
-        runs = runs.assign(log=np.log(runs[safety_metric(task)].clip(lower=1e-9)))
+        runs = runs.assign(log=np.log(runs[safety.safety_metric(task)].clip(lower=1e-9)))
         vanilla = runs[runs.variant == "vanilla"].groupby("baseline")
         swept = runs[runs.variant != "vanilla"]
         for variant, cell in swept.groupby("variant", sort=False):
@@ -43,21 +46,24 @@ def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | Non
             squares = of_change, of_kept / base["return", "mean"] ** 2
             error, kept_error = (np.sqrt(s.sum(skipna=False)) / len(s) for s in squares)
             turn = (turns or {}).get((task, radius), np.nan) if dial == "δ" else np.nan
-            whole = (mine["log", "size"] == base["log", "size"]).all()
-            moves = dial != "δ" or turn >= LEAST_TURN
-            eligible = whole and moves and kept.mean() + kept_error >= LEAST_RETURN
-            rows.append(
-                [task, dial, radius, len(cell), kept.mean(), change.mean(), error, turn, bool(eligible)]
-            )
+            whole = (mine["log", "size"] == base["log", "size"]).all() and np.isfinite(error)
+            comparable = bool(whole and (dial != "δ" or turn >= LEAST_TURN))
+            eligible = comparable and bool(kept.mean() + kept_error >= LEAST_RETURN)
+            effects = kept.mean(), change.mean(), error, turn
+            rows.append([task, dial, radius, len(cell), *effects, comparable, eligible])
     table = pd.DataFrame(rows, columns=COLUMNS).assign(chosen=False, edge=False)
     for _, sweep in table.groupby(["task", "dial"], sort=False):
-        eligible = sweep[sweep.eligible & sweep.error.notna()]
-        if len(eligible):
+        eligible, comparable = sweep[sweep.eligible], sweep[sweep.comparable]
+        if comparable.empty:
+            continue
+        if eligible.empty:
+            choice = comparable.radius.idxmin()
+        else:
             best = eligible.loc[eligible.safety.idxmin()]
-            equal = eligible[eligible.safety <= best.safety + best.error]
-            choice = equal.radius.idxmax()
-            table.loc[choice, "chosen"] = True
-            table.loc[choice, "edge"] = sweep.radius[choice] in (sweep.radius.min(), sweep.radius.max())
+            choice = eligible.radius[eligible.safety <= best.safety + best.error].idxmax()
+        ends = sweep.radius.min(), sweep.radius.max()
+        table.loc[choice, "chosen"] = True
+        table.loc[choice, "edge"] = eligible.empty or sweep.radius[choice] in ends
     return table
 
 
@@ -76,8 +82,10 @@ def in_words(table: pd.DataFrame, missing: int) -> str:
         said = [f"- {task}, {'δ_Down / δ_Up' if dial == 'δ' else 'ρ_critic'}: "]
         for row in sweep[sweep.chosen].to_dict("records"):
             said.append(f"**{row['radius']:g}**, safety {row['safety']:+.1%} ± {row['error']:.1%}, ")
-            said.append(f"return {row['return']:+.1%}")
-            said.append(". It lies at the edge: the sweep is to be extended." * bool(row["edge"]))
-        none = "no radius is eligible, so the sweep is to be extended." * (not sweep.chosen.any())
-        lines.append("".join(said) + none)
+            said.append(f"return {row['return']:+.1%}. ")
+            said.append("It is not eligible, and neither is any other radius. " * (not row["eligible"]))
+            said.append("It lies at the edge of the sweep. " * bool(row["edge"] and row["eligible"]))
+            said.append(EXTENDED[(task, dial) in safety.PILOT_MORE] * bool(row["edge"]))
+        said.append("no radius turns the step enough." * (not sweep.chosen.any()))
+        lines.append("".join(said).rstrip())
     return "\n".join(lines)

@@ -30,6 +30,8 @@ DOSES = (0.03, 0.1, 0.3, 1.0)  # δ_Down / δ_Up
 MEASURED_ALPHA = 1e-300  # Figure 8: with n measured, an ordinary α gives too small a radius (notebook 10)
 PILOT_SHARES = DOSES[:3]
 PILOT_RHO = (0.01, 0.05)  # the critics' ρ
+# (task, "δ" or "ρ") -> further radii where the pilot's rule extends a sweep (notebook 91).
+PILOT_MORE: dict[tuple[str, str], tuple[float, ...]] = {}
 PILOT_SEEDS = (100, 101, 102, 103)  # no figure uses these
 EPISODE = 1000  # steps of an episode that nothing ends early
 # Baselines as OmniSafe runs them: its CPO tries 20 steps and does not divide the violation by the episode's length.
@@ -164,9 +166,20 @@ def dose(profile: str) -> Experiment:
 def pilot(profile: str) -> Experiment:
     """The sweeps of both radii by which the dials are chosen, on seeds that no figure uses."""
     seeds, steps = PILOT_SEEDS[: PROFILES[profile].pilot_seeds], PROFILES[profile].pilot_steps
-    critics = {f"ρ = {rho:g}": {"critic": sharpness.EuclideanSAM(rho)} for rho in PILOT_RHO}
-    of_actors = grid(profile, TASK_ORDER, ["TRPOLag", "CPO"], _doses(PILOT_SHARES), seeds, steps)
-    return of_actors | grid(profile, list(ABLATIONS), ["TRPOLag"], lambda task: critics, seeds, steps)
+
+    def of_actor(task: str) -> dict[str, Variant]:
+        return _doses(pilot_radii(task, "δ"))(task)
+
+    def of_critics(task: str) -> dict[str, Variant]:
+        return {f"ρ = {rho:g}": {"critic": sharpness.EuclideanSAM(rho)} for rho in pilot_radii(task, "ρ")}
+
+    of_actors = grid(profile, TASK_ORDER, ["TRPOLag", "CPO"], of_actor, seeds, steps)
+    return of_actors | grid(profile, list(ABLATIONS), ["TRPOLag"], of_critics, seeds, steps)
+
+
+def pilot_radii(task: str, dial: str) -> tuple[float, ...]:
+    """The pilot's sweep on a task: of δ_Down / δ_Up if dial is "δ", of ρ_critic if it is "ρ"."""
+    return (PILOT_SHARES if dial == "δ" else PILOT_RHO) + PILOT_MORE.get((task, dial), ())
 
 
 def published(profile: str) -> Experiment:

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shapo.experiments import safety
 from shapo.experiments.pilot import choose, in_words
+from shapo.experiments.safety import pilot
 
 TURNS = {("PointGoal1-v0", 0.03): 3.0, ("PointGoal1-v0", 0.1): 8.0, ("PointGoal1-v0", 0.3): 15.0}
 
@@ -46,7 +48,7 @@ def test_among_equals_the_larger_and_an_edge_is_told():
     cells = VANILLA | both("δ = 0.1 δ_Up", 1, -0.100) | both("δ = 0.3 δ_Up", 1, -0.095)
     rows, choice = chosen(cells | both("δ = 0.03 δ_Up", 1, 0))
     assert choice == [0.3] and rows.edge[0.3]
-    assert "the sweep is to be extended" in in_words(choose(table(cells), TURNS), missing=0)
+    assert "The sweep is to be extended." in in_words(choose(table(cells), TURNS), missing=0)
     _, choice = chosen(cells, spread=0.001)
     assert choice == [0.1]
 
@@ -77,3 +79,28 @@ def test_a_loss_of_return_that_may_be_noise_excludes_no_radius():
     assert not choose(runs, TURNS).eligible.any()
     runs["return"] += runs.seed.map({100: -4, 101: 4, 102: -4, 103: 4}) * (runs.variant == "δ = 0.3 δ_Up")
     assert choose(runs, TURNS).set_index("radius").eligible.to_dict() == {0.1: False, 0.3: True}
+
+
+def test_without_an_eligible_radius_the_least_that_is_another_method_is_taken_and_said():
+    cells = VANILLA | both("δ = 0.03 δ_Up", 0.5, -0.5) | both("δ = 0.1 δ_Up", 0.8, -0.1)
+    cells |= both("δ = 0.3 δ_Up", 0.7, -0.4)
+    rows, choice = chosen(cells)
+    assert choice == [0.1] and rows.edge[0.1] and not rows.eligible.any()
+    words = in_words(choose(table(cells), TURNS), missing=0)
+    assert "**0.1**" in words and "neither is any other" in words and "is to be extended" in words
+    unmoved = choose(table(cells), dict.fromkeys(TURNS, 4.9))
+    assert not unmoved.chosen.any() and "no radius turns the step enough" in in_words(unmoved, missing=0)
+
+
+def test_a_sweep_is_extended_once_and_on_its_task_alone(monkeypatch):
+    before = pilot("laptop")
+    monkeypatch.setattr(safety, "PILOT_MORE", {("PointGoal1-v0", "δ"): (0.05,), ("Walker2d-v4", "ρ"): (0.25,)})
+    more = {cell: seeds for cell, seeds in pilot("laptop").items() if cell not in before}
+    assert set(more) == {
+        ("PointGoal1-v0", "TRPOLag", "δ = 0.05 δ_Up"),
+        ("PointGoal1-v0", "CPO", "δ = 0.05 δ_Up"),
+        ("Walker2d-v4", "TRPOLag", "ρ = 0.25"),
+    }
+    assert {config.seed for seeds in more.values() for config in seeds} == {100, 101, 102, 103}
+    cells = VANILLA | both("δ = 0.1 δ_Up", 1, 0) | both("δ = 0.3 δ_Up", 1, -0.1)
+    assert "The sweep was extended once already." in in_words(choose(table(cells), TURNS), missing=0)
