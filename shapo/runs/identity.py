@@ -67,26 +67,32 @@ class RunConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def describe(value: Any) -> Any:
-    """Returns a config as JSON-able values. Raises TypeError for a value that cannot be described so. A class goes by
-    its name. A class from outside the package (a notebook cell, say), and a class or function that is a field's value,
-    also go by `code_hash`, so editing them gives a new run. What the hash does not see (a file that a method reads, a
-    list or dictionary of the module) belongs in fields; counters and other state that changes while running belong on
-    instances or in a dictionary of the module, as on a class they would give a config built later another name.
+def describe(value: Any, path: str = "") -> Any:
+    """Returns a config as JSON-able values. Raises TypeError, naming the field, for a value that cannot be described.
+
+    A class goes by its name. A class from outside the package (a notebook cell, say), and a class or function that is a
+    field's value, also go by `code_hash`, so editing them gives a new run. What the hash does not see (a file that a
+    method reads, a list or dictionary of the module) belongs in fields; counters and other state that changes while
+    running belong on instances or in a dictionary of the module, as on a class they would give a config built later
+    another name. path: names of the fields that lead to the value.
     """
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
         if not kind.__dataclass_params__.frozen:
-            raise TypeError(f"{kind.__qualname__} must be a frozen dataclass: @dataclass(frozen=True)")
+            where = path or "a config"
+            raise TypeError(
+                f"{where}: {kind.__qualname__} must be a frozen dataclass: @dataclass(frozen=True)"
+            )
         name = {"class": kind.__qualname__}
         if any(map(from_outside, kind.__mro__)):
             name = {"class": kind.__name__, "code": code_hash(kind)}  # its __qualname__ may vary
-        return name | {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+        within = path and f"{path}."
+        return name | {f.name: describe(getattr(value, f.name), within + f.name) for f in fields(value)}
     if isinstance(value, type | FunctionType):
         kind = "class" if isinstance(value, type) else "function"
         return {kind: value.__name__, "code": code_hash(value)}
     if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
+        return [describe(item, f"{path}[{i}]") for i, item in enumerate(value)]
     if (
         value is None
         or isinstance(value, bool | int | str)
@@ -94,7 +100,8 @@ def describe(value: Any) -> Any:
     ):
         return value
     raise TypeError(
-        f"a config holds plain, finite values, functions and frozen dataclasses of them; got {value!r}"
+        f"{path or 'a config'} must be a plain, finite value, a function or class written in Python, or a frozen "
+        f"dataclass, list or tuple of these; got {value!r}"
     )
 
 

@@ -94,7 +94,9 @@ def test_without_an_eligible_radius_the_least_that_is_another_method_is_taken_an
 
 def test_a_sweep_is_extended_once_and_on_its_task_alone(monkeypatch):
     before = pilot("laptop")
-    monkeypatch.setattr(safety, "PILOT_MORE", {("PointGoal1-v0", "δ"): (0.05,), ("Walker2d-v4", "ρ"): (0.25,)})
+    monkeypatch.setattr(
+        safety, "PILOT_MORE", {("PointGoal1-v0", "δ"): (0.05,), ("Walker2d-v4", "ρ"): (0.25,)}
+    )
     more = {cell: seeds for cell, seeds in pilot("laptop").items() if cell not in before}
     assert set(more) == {
         ("PointGoal1-v0", "TRPOLag", "δ = 0.05 δ_Up"),
