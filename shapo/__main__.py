@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("--seed", type=int)
     train.add_argument("--total-steps", type=float, help="such as 1e6")
     train.add_argument(
-        "--delta-down", type=float, help="δ_Down of SHAPO, such as 0.001; without it, the baseline"
+        "--delta-down", type=float, help="δ_Down of SHAPO in nats, such as 0.002; without it, the baseline"
     )
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     try:

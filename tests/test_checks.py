@@ -165,4 +165,4 @@ def test_a_batch_of_one_sample_says_so():
     with pytest.raises(ValueError, match="batch must have at least 2 samples"):
         TRPOLag(**BALL).update_actor(actor, batch, None, 1, {"lagrangian_multiplier": 0.0})
     with pytest.raises(ValueError, match=r"gradient must be \(2, P\)"):
-        CPO(**BALL).step(actor.theta, GaussianFisher(actor, batch.observation), {"c": 0.0})
+        CPO(**BALL).step(actor.theta, GaussianFisher(actor, batch.observation, 0.1), {"c": 0.0})

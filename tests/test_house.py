@@ -25,6 +25,8 @@ import shapo
 from notebooks.run import ROOT, declared_parameters
 from shapo.algorithms.fisher import GaussianFisher
 from shapo.algorithms.networks import GaussianActor
+from shapo.experiments import safety
+from shapo.experiments.profiles import dials
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
@@ -177,6 +179,17 @@ def test_nothing_names_one_machine():
             )
 
 
+def test_the_radii_in_the_readme_are_those_of_its_task():
+    readme = (ROOT / "README.md").read_text()
+    radii = dials("PointGoal1-v0")
+    for said, there in (
+        ("FisherSAM(delta_down=", safety.delta_down("PointGoal1-v0")),
+        ("EuclideanSAM(rho=", radii.rho_critic),
+    ):
+        assert re.findall(rf"shapo\.{re.escape(said)}([\d.e-]+)\)", readme) == [f"{there:g}"]
+    assert f"FisherSAM({safety.delta_down('PointGoal1-v0'):g})" in shapo.__doc__
+
+
 def test_the_perturbation_in_the_readme_works():
     readme = (ROOT / "README.md").read_text()
     code = readme[readme.index("    @dataclass") : readme.index("**A baseline of your own**")]
@@ -184,7 +197,7 @@ def test_the_perturbation_in_the_readme_works():
     exec(textwrap.dedent(code), names)
     actor = GaussianActor(3, 2, hidden_sizes=(4,))
     gradient = torch.ones_like(actor.theta)
-    fisher = GaussianFisher(actor, torch.ones(5, 3, dtype=actor.theta.dtype), iterations=100)
+    fisher = GaussianFisher(actor, torch.ones(5, 3, dtype=actor.theta.dtype), 0.1, iterations=100)
     epsilon = names["config"].actor(gradient, fisher, samples=5)
     torch.testing.assert_close(fisher(epsilon), -0.01 * gradient, rtol=1e-3, atol=1e-5)
 

@@ -20,11 +20,11 @@ class GaussianFisher(Fisher):
             [        0             2 I ]        the block of log σ,
 
     so F v takes one tangent and one cotangent of the network of μ, without a graph or a second derivative of the KL.
-    observation: normalised states (N, obs). theta: θ₀ (P,).
+    observation: normalised states (N, obs). damping: of the whole action, a baseline's `cg_damping`. theta: θ₀ (P,).
     """
 
     def __init__(
-        self, actor: GaussianActor, observation: Tensor, damping: float = 0.1, iterations: int = 15, **kwargs
+        self, actor: GaussianActor, observation: Tensor, damping: float, iterations: int = 15, **kwargs
     ):
         self.theta, mlp, self._chunks = actor.theta.clone(), actor.mlp, []
         count, split = len(observation), mlp.num_parameters

@@ -41,7 +41,8 @@ class Trainer(RunTrainer):
         self.observation, _ = self.env.reset()
         if config.actor is not None:
             with seeded_torch(config.seed):
-                fisher = GaussianFisher(self.actor, self.normalizer(self.observation))
+                seen = self.normalizer(self.observation)
+                fisher = GaussianFisher(self.actor, seen, self.algorithm.cg_damping)
                 first = Samples(config.steps_per_epoch, lambda: np.ones((1, 1)), np.zeros((1, 1)))
                 try_out(config.actor, fisher, first)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Profile:
-    """A budget. smoke proves the pipeline and claims nothing; laptop ships its results; paper is the paper's scale."""
+    """A budget. smoke proves the pipeline and claims nothing; laptop ships its results; paper has 10 M steps a run."""
 
     total_steps: int  # environment steps of a run of the experiments
     seeds: int  # runs per setting

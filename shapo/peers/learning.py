@@ -14,18 +14,14 @@ import pandas as pd
 from shapo.algorithms.config import Config
 from shapo.algorithms.trainer import Trainer
 from shapo.envs import TASKS
+from shapo.experiments.safety import variants
 from shapo.peers import measuring, omnisafe
 from shapo.peers.measuring import COLUMNS, CORES, INSTALL_PEERS, TASK, alternate, run_apart, with_skipped
 from shapo.runs.study import Study
 from shapo.runs.train import one_thread
-from shapo.sharpness import EuclideanSAM, FisherSAM
 
 UNITS = {"steps": "steps/s", "rollout": "s/epoch", "update": "s/epoch", "study": "steps/s"}
-VARIANTS = {
-    "vanilla": {},
-    "SHAPO Actor": {"actor": FisherSAM(0.001)},
-    "SHAPO": {"actor": FisherSAM(0.001), "critic": EuclideanSAM(0.05)},
-}
+VARIANTS = {name: variants(TASK)[name] for name in ("vanilla", "SHAPO Actor", "SHAPO")}
 
 
 def _config(task: str, epochs: int, steps_per_epoch: int, **settings) -> Config:

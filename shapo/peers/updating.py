@@ -15,7 +15,7 @@ from shapo.algorithms.networks import GaussianActor
 from shapo.peers.measuring import in_turn, run_apart, side_by_side
 from shapo.sharpness import EuclideanSAM, conjugate_gradient
 
-OBSERVATIONS, ACTIONS = 60, 2  # of PointGoal1-v0
+OBSERVATIONS, ACTIONS, DAMPING = 60, 2, 0.2  # of PointGoal1-v0
 
 
 def solve_fisher(samples: int) -> dict[str, float]:
@@ -27,10 +27,10 @@ def solve_fisher(samples: int) -> dict[str, float]:
 
     def double_backward() -> None:
         product = kl_hessian_product(actor, observation)
-        conjugate_gradient(lambda v: product(v) + 0.1 * v, gradient)
+        conjugate_gradient(lambda v: product(v) + DAMPING * v, gradient)
 
     def ours() -> None:
-        GaussianFisher(actor, observation).solve(gradient)
+        GaussianFisher(actor, observation, DAMPING).solve(gradient)
 
     return _milliseconds({"shapo": ours, "double backward": double_backward})
 

@@ -44,7 +44,7 @@ def test_fisher_is_the_hessian_of_the_kl(hidden, observations):
 
 def test_fisher_stays_at_the_policy_it_was_made_for():
     actor, obs = small_actor()
-    fisher, v = GaussianFisher(actor, obs), torch.ones(len(actor.theta), dtype=torch.float64)
+    fisher, v = GaussianFisher(actor, obs, 0.1), torch.ones(len(actor.theta), dtype=torch.float64)
     before = fisher(v)
     actor.theta = actor.theta + 1.0
     assert torch.equal(fisher(v), before)

@@ -93,7 +93,7 @@ def correlated_problem(phi, steps=200, envs=8):
 
 def test_terms_of_independent_actions_are_white():
     actor, batch, advantage = correlated_problem(0.97)
-    surrogate, fisher = Surrogate(actor, batch), GaussianFisher(actor, batch.observation)
+    surrogate, fisher = Surrogate(actor, batch), GaussianFisher(actor, batch.observation, 0.1)
     x, _ = fisher.solve(surrogate.gradient(actor.theta, advantage))
     fitted = surrogate.terms(advantage, x).numpy().reshape(batch.episode.shape)
     shape = batch.episode.shape
@@ -109,7 +109,7 @@ def test_each_half_is_seen_along_the_direction_of_the_other(shape):
     batch.episode = np.zeros(shape, int)
     dense, a_r = Dense(actor, batch), reward_and_cost_advantages(batch)[0]
     y = Surrogate(actor, batch).cross_fitted_terms(
-        a_r, GaussianFisher(actor, batch.observation, iterations=300)
+        a_r, GaussianFisher(actor, batch.observation, 0.1, iterations=300)
     )
     first = np.zeros(shape, bool)
     first[: shape[0] // 2 if shape[1] == 1 else None, : max(1, shape[1] // 2)] = True
@@ -125,7 +125,7 @@ def test_an_update_measures_n_and_its_radius_follows():
     theta0, n_t = actor.theta.clone(), 5_000
     batch.episode = np.zeros((40, 10), int)
     dense, a_r = Dense(actor, batch), reward_and_cost_advantages(batch)[0]
-    y = Surrogate(actor, batch).cross_fitted_terms(a_r, GaussianFisher(actor, batch.observation))
+    y = Surrogate(actor, batch).cross_fitted_terms(a_r, GaussianFisher(actor, batch.observation, 0.1))
     tau = autocorrelation_time(y, batch.episode)
     assert tau > 1.02  # or there would be nothing to see
     log = TRPOLag(lagrangian_multiplier_init=0.0, **BALL).update_actor(
@@ -153,7 +153,7 @@ def test_other_schedules_do_not_ask_and_count_steps_as_told():
 def test_kl_matched_perturbation_has_shapos_kl():
     actor, batch = make_problem()
     dense, a_r = Dense(actor, batch), reward_and_cost_advantages(batch)[0]
-    fisher = GaussianFisher(actor, batch.observation, iterations=200)
+    fisher = GaussianFisher(actor, batch.observation, 0.1, iterations=200)
     g = dense.gradient(actor.theta, a_r)
     epsilon, shapo = (kind(1e-4)(g, fisher, 1) for kind in (KLMatchedSAM, FisherSAM))
     assert torch.cosine_similarity(epsilon, -g, dim=0) == pytest.approx(1, abs=1e-9)
