@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import bootstrap, trim_mean
+from scipy.optimize import brentq
+from scipy.stats import bootstrap, mannwhitneyu, norm, trim_mean
 
 from shapo.checks import BELOW_1, whole
 
@@ -47,20 +48,31 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike, lower_is_better: bool
 
     lower_is_better: P(X < Y) instead, for costs.
     """
-    return float(_wins(finite("x", x), finite("y", y), lower_is_better))
+    x, y = finite("x", x), finite("y", y)
+    wins = mannwhitneyu(x, y).statistic / (len(x) * len(y))
+    return float(1 - wins if lower_is_better else wins)
 
 
 def improvement_interval(
-    x: ArrayLike, y: ArrayLike, rng: np.random.Generator, lower_is_better: bool = False,
-    level: float = 0.95, repetitions: int = REPETITIONS,
-) -> tuple[float, float]:  # fmt: skip
-    """(low, high) of `probability_of_improvement`, by resampling the seeds of x and of y; (nan, nan) for a single run.
+    x: ArrayLike, y: ArrayLike, lower_is_better: bool = False, level: float = 0.95
+) -> tuple[float, float]:
+    """(low, high) of `probability_of_improvement`; (nan, nan) for a single run.
 
-    If all runs of x beat all of y, it is (1, 1), although five runs beat five equal ones by chance once in 252 times.
+    It holds every P that lies within z of its own standard errors of what is seen (Newcombe 2006, Part 2, method 5). If
+    five runs all beat five others, it is (0.64, 1), where the bootstrap knows no other order and gives (1, 1).
     """
-    return bootstrap_interval(
-        [finite("x", x), finite("y", y)], lambda a, b, axis: _wins(a, b, lower_is_better), rng, level, repetitions
-    )  # fmt: skip
+    seen, m, n = probability_of_improvement(x, y, lower_is_better), len(x), len(y)
+    z = norm.ppf((1 + BELOW_1("level", level)) / 2)
+
+    def excess(p: float) -> float:
+        variance = p * (1 - p) * (1 + ((m + n) / 2 - 1) * ((1 - p) / (2 - p) + p / (1 + p))) / (m * n)
+        return (seen - p) ** 2 - z**2 * variance
+
+    if min(m, n) < 2:
+        return math.nan, math.nan
+    inside = min(max(seen, 1e-9), 1 - 1e-9)
+    low, high = brentq(excess, 0, inside) if seen > 0 else 0.0, brentq(excess, inside, 1) if seen < 1 else 1.0
+    return float(low), float(high)
 
 
 def bootstrap_interval(
@@ -121,8 +133,7 @@ def compare(
             point = [iqm(x), *interval(x, **draw)] if len(x) else [math.nan] * 3
             better = [math.nan] * 3
             if len(x) and len(y):
-                bounds = improvement_interval(x, y, lower_is_better=less, **draw)
-                better = [probability_of_improvement(x, y, less), *bounds]
+                better = [probability_of_improvement(x, y, less), *improvement_interval(x, y, less, level)]
             rows.append([*key, metric, len(cell), *point, *better])
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.drop(columns=BETTER) if reference is None else table
@@ -164,12 +175,6 @@ def finite(name: str, values: ArrayLike, dimensions: Sequence[int] = (1,)) -> np
     if array.ndim not in dimensions or not array.size or not np.isfinite(array).all():
         raise ValueError(f"{name} must be one or more finite numbers in one dimension; got {array}")
     return array
-
-
-def _wins(x: np.ndarray, y: np.ndarray, lower_is_better: bool) -> np.ndarray:
-    """The share of pairs of (..., runs of x) and (..., runs of y) in which x is better; ties count ½."""
-    x, y = x[..., :, None], y[..., None, :]
-    return ((x < y if lower_is_better else x > y) + 0.5 * (x == y)).mean((-2, -1))
 
 
 def _cells(runs: pd.DataFrame, metrics: list[str]) -> dict[tuple[str, str, str], pd.DataFrame]:
