@@ -7,7 +7,9 @@ effect, pooled over all tasks and baselines that it covers (a task and a baselin
 
     effect    for metrics of LOGS, the mean over strata of the difference of mean logs, as a relative change; else the
               mean over tasks of the sum of differences as a share of the sum of the reference's means on the task, so
-              that no task outweighs another; 95 % interval by Welch, the front's by bootstrap
+              that no task outweighs another; 95 % interval by Welch, the front's by bootstrap. A mean of each
+              baseline's own share would be arbitrary where one returns next to nothing. A stratum in which every run
+              has the same number, such as a tail at its ceiling of 1, cannot show an effect and is left out
     p         two-sided, from labels exchanged at random within strata, or within pairs of equal seed where there are
               enough pairs to decide; corrected by Holm's method over all claims of a family
     verdict   holds: p < 0.05 in the direction claimed, and the return is not worse by more than MATTERS
@@ -58,6 +60,7 @@ class Claim:
 
 def _claims() -> tuple[Claim, ...]:
     actor, (low, middle, high), theta = "SHAPO Actor", map(robots.along, robots.RHOS), robots.asam(robots.RHO)
+    episodes = "fixed α, n in episodes"
     # (text, notebook, experiment, variant, reference, metric, kind); the last three default as in Claim
     of_shapo = (
         ("SHAPO keeps the return, or raises it", "04", "pareto", "SHAPO", "vanilla", "return", "kept"),
@@ -70,8 +73,11 @@ def _claims() -> tuple[Claim, ...]:
         ("SAM critics alone do not help", "08", "sam_critic", "SAM Critic", "vanilla", "safety", "no lower"),
         ("SHAPO in the actor alone costs less", "09", "shapo_actor", actor),
         ("Actor and critics cost less than the actor", "09", "shapo_actor", "SHAPO", actor),
+        ("Actor and critics cost less than the critics", "09", "shapo_actor", "SHAPO", "SAM Critic"),
         ("A fixed radius costs less than none", "10", "schedules", "fixed δ"),
-        ("A fixed confidence, n in episodes, costs less than none", "10", "schedules", "fixed α, n in episodes"),
+        ("A fixed confidence, n in episodes, costs less than none", "10", "schedules", episodes),
+        ("A fixed confidence, n measured, costs less than none", "10", "schedules", "fixed α, n measured"),
+        ("A fixed radius costs less than a fixed confidence, n in episodes", "10", "schedules", "fixed δ", episodes),
     )  # fmt: skip
     of_robots = (
         ("SHAC-ASAM stands action noise better than SHAC (along θ + ε)", middle, "SHAC", "noise", "higher"),
@@ -121,13 +127,14 @@ def effect(claim: Claim, runs: pd.DataFrame, planned: int) -> dict:
     """The pooled effect of a claim: value, low, high, p; on the return: kept, kept_low, kept_high; runs there, planned.
 
     runs: a row per run with task, baseline, seed, treated, value (a logarithm for a metric of LOGS) and return. A run
-    with NaN among them counts as missing. Strata that lack runs of one side are left out; the effect of none is NaN.
+    with NaN among them counts as missing. Strata that lack runs of one side, or whose values are all equal, are left
+    out; the effect of none is NaN.
     """
     runs = runs.dropna(subset=["value", "return"])
     row = dict.fromkeys(("value", "low", "high", "p", "kept", "kept_low", "kept_high"), np.nan)
     row |= {"there": len(runs), "planned": planned}
-    sides = runs.groupby(["task", "baseline"]).treated.transform("nunique") if len(runs) else runs.treated
-    runs = runs[sides == 2].reset_index(drop=True)
+    several = runs.groupby(["task", "baseline"])[["treated", "value"]].transform("nunique") >= 2
+    runs = runs[several.all(axis=1)].reset_index(drop=True)
     if runs.empty:
         return row
     rng, logs = np.random.default_rng(0), claim.metric in LOGS

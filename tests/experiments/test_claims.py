@@ -116,6 +116,15 @@ def test_a_run_without_the_number_is_missing():
     assert said == "undecided: 10 of 20 runs missing" and np.isnan(row["p"])
 
 
+def test_a_stratum_at_its_ceiling_does_not_dilute_the_effect():
+    falls = runs(np.log(0.9))
+    ceiling = runs(spread=0, baselines=["PIDLag"]).assign(value=0.0)
+    said, row = judged(LESS, pd.concat([falls, ceiling], ignore_index=True))
+    alone = effect(LESS, falls, len(falls))
+    assert said == "holds" and row["value"] == alone["value"] and row["there"] == len(falls) + len(ceiling)
+    assert judged(LESS, ceiling)[0] == "undecided"
+
+
 def test_claims_that_lack_runs_correct_as_if_they_showed_nothing(monkeypatch):
     few, all_ = runs(np.log(0.8), seeds=5), runs(np.log(0.8))
     monkeypatch.setattr(claims, "_table", lambda name, profile: (None, None))
