@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+SMOKE = "> **Profile smoke: tiny runs that prove the pipeline. Nothing below is a result, nothing is claimed.**"
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -187,6 +188,8 @@ def execute(path: Path, parameters: dict[str, Any], output: Path, progress: dict
             failure = f"cell {started[-1]!r}: {failure}" if started else failure
         # Papermill does not record that a kernel died.
         executed.metadata.papermill.exception = bool(failure)
+        if smoke:
+            executed.cells.insert(1, nbformat.v4.new_markdown_cell(SMOKE, id="smoke"))  # below the title
         nbformat.write(executed, partial)
         page.write_text(to_html(executed, title=path.stem), encoding="utf-8")
         page.replace(output / f"{path.stem}.html")

@@ -122,6 +122,7 @@ def test_parameters_profile_thread_and_folder_reach_the_notebook(finished):
     *bar, last = output.text.splitlines()
     assert last == f"got laptop 7 2.0 1 {finished.source}"
     assert len(bar) == 1, "a progress bar leaves one line"
+    assert notebooks.SMOKE not in [cell.source for cell in executed.cells], "laptop"
 
 
 def test_the_page_needs_no_network(finished):
@@ -238,6 +239,9 @@ def test_what_passed_is_not_run_again_until_a_file_changes(tmp_path, capsys, mon
     assert notebooks.main([*places(tmp_path), "--only", "00", "--changed"]) == 0
     ran.append(re.findall(r"^running (\d+)", capsys.readouterr().out, re.M))
     assert ran == [["00", "02"], ["02"], ["00", "02"], ["00"]]
+    executed = nbformat.read(tmp_path / "results" / "00_good.ipynb", 4)
+    assert executed.cells[1].source == notebooks.SMOKE, "smoke proves that it runs, and says so below the title"
+    assert "Nothing below is a result" in (tmp_path / "results" / "00_good.html").read_text()
 
 
 def test_a_change_of_any_file_counts(tmp_path, monkeypatch):

@@ -39,7 +39,6 @@ DRAWS = 9999  # permutations of the labels
 LOGS = ("safety", "tail", "samples")  # metrics that are compared by their logarithms
 LEAST = {"tail": 0.02}  # floor of a metric before its logarithm: one fall in 50 episodes
 ENOUGH = 4000  # return at which the Ant walks well; its sample efficiency is the steps to get there
-SMOKE = "**Profile smoke: tiny runs that prove the pipeline. Nothing below is a result, nothing is claimed.**"
 
 
 @dataclass(frozen=True)
@@ -205,11 +204,6 @@ def markdown(table: pd.DataFrame) -> str:
     shown["notebook"] = [f"[{number}](notebooks/{names[number]})" for number in shown.notebook]
     rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def banner(profile: str) -> str:
-    """Markdown above the results of a notebook: under smoke, a warning that they are no results; else empty."""
-    return f"> {SMOKE}" if profile == "smoke" else ""
 
 
 def cell_means(treated: np.ndarray, strata: np.ndarray, values: np.ndarray) -> np.ndarray:
