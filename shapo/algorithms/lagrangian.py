@@ -1,4 +1,9 @@
-"""TRPO-Lagrangian and PIDLag: one objective, and two ways to update its multiplier."""
+"""TRPO-Lagrangian and PIDLag: one objective, and two ways to update its multiplier.
+
+Both have the published rates on every task. Adam's does not depend on the unit of the cost: λ moves by about 0.035 an
+update. The PID's gains multiply J_C − β, tens on the navigation tasks and at most 1 where an episode costs at most 1 (a
+fall): there λ gains at most 0.01 an update from the integral and 0.1 in all from the error, so it acts, but slowly.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from shapo.envs.navigation import Button, Goal
 
 __all__ = ["TASKS", "BatchedEnv", "OwnTask", "Task", "VectorEnv", "make_env", "task_of"]
 
-# Settings of Sauté that OmniSafe has for single tasks.
+# Settings of Sauté that OmniSafe tuned for one task; all others have its defaults, γ_s = 0.999 and a reward of −1.
 _SAUTE = {"PointGoal1": {"saute_gamma": 0.9999, "unsafe_reward": -0.2}}
 # Level 0 of the navigation tasks has no cost, so the limit of the other levels never binds there.
 _BUILDERS = {
