@@ -24,7 +24,7 @@ from shapo.experiments.safety import EPISODE
 from shapo.runs.run import Run
 from shapo.runs.store import unprefixed
 from shapo.runs.train import seeded_torch
-from shapo.sharpness import Fisher, Perturbation, conjugate_gradient
+from shapo.sharpness import EuclideanSAM, Fisher, Perturbation, conjugate_gradient
 
 
 class _Probe:
@@ -97,6 +97,27 @@ def turn_of_batches(trainer: Trainer, seed: int = 0) -> float:
     batches = independent_batches(trainer, 2, seed)
     (first, _), (second, probe) = (steps_of(trainer, batch, {"": None}) for batch in batches)
     return angle(first[""], second[""], probe.fisher)
+
+
+def critics_uphill(trainer: Trainer, radii: Iterable[float], seed: int = 0) -> pd.DataFrame:
+    """A row per critic and ρ: the length ‖φ‖ of its parameters, ρ/‖φ‖, and the relative rise of its loss on a batch at
+    φ + ρ ∇ℓ/‖∇ℓ‖, where SAM takes the gradient.
+    """
+    (batch,) = independent_batches(trainer, 1, seed)
+    critics, phi = trainer.critics, trainer.critics.theta
+    x, y = batch.observation.expand(2, *batch.observation.shape), batch.target.unsqueeze(-1)
+    gradient, lengths = critics.loss_gradient(x, y, phi), phi.norm(dim=1).tolist()
+
+    def loss(theta: torch.Tensor) -> torch.Tensor:
+        error = critics.mlp.activations(x, critics.mlp.layers(theta))[-1] - y
+        return error.square().mean((1, 2)) + critics.l2 * theta.square().sum(1)
+
+    rows = {}
+    for rho in radii:
+        rises = loss(phi + EuclideanSAM(rho)(-gradient)) / loss(phi) - 1
+        for name, length, rise in zip(("reward", "cost"), lengths, rises.tolist(), strict=True):
+            rows[name, rho] = {"length": length, "ρ / length": rho / length, "rise of the loss": rise}
+    return pd.DataFrame(rows).T.rename_axis(["critic", "ρ"])
 
 
 def rarity(states: ArrayLike, among: ArrayLike, neighbours: int = 10) -> NDArray:

@@ -57,6 +57,16 @@ def test_a_larger_radius_turns_the_step_further(run):
     assert torch.equal(trainer.actor.theta, uncertainty.policy_of(run).actor.theta)
 
 
+def test_a_small_rho_raises_a_critics_loss_by_its_gradient(run):
+    trainer = uncertainty.policy_of(run)
+    table = uncertainty.critics_uphill(trainer, [1e-3, 2e-3])
+    rises = table["rise of the loss"].unstack()
+    assert (rises[2e-3] / rises[1e-3]).to_numpy() == pytest.approx(2, rel=0.05) and (rises > 0).all(axis=None)
+    lengths = trainer.critics.theta.norm(dim=1).tolist()
+    assert table.length.unstack()[1e-3][["reward", "cost"]].tolist() == lengths
+    assert table["ρ / length"]["cost", 2e-3] == pytest.approx(2e-3 / lengths[1])
+
+
 def test_where_a_perturbation_moves_the_policy_is_its_kl(run):
     trainer = uncertainty.policy_of(run)
     moves = {"ε": FisherSAM(1e-3), "random": RandomSAM(1e-3), "−ε": OptimisticSAM(1e-3)}
