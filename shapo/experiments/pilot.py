@@ -67,7 +67,7 @@ def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | Non
     return table
 
 
-def in_words(table: pd.DataFrame, missing: int) -> str:
+def choices_in_words(table: pd.DataFrame, missing: int) -> str:
     """The rule's choices in Markdown, task by task; while runs of the pilot are missing, that nothing is chosen yet.
 
     table: from `choose`. missing: number of runs of the pilot that are not there, vanilla's among them.

@@ -91,7 +91,7 @@ class RingRoad(Checked):
 
 
 @dataclass(frozen=True)
-class Surrogate:
+class RingSurrogate:
     """L_π₀(θ) = E_{s ~ d^π₀, a ~ π₀}[ π_θ/π₀ · A^π₀ ] / (1 − γ) on the ring, its gradient and Fisher matrix.
 
     The factor 1/(1 − γ) puts L in the units of J; with it L is the first-order part of J(π_θ) − J(π₀).
@@ -155,7 +155,7 @@ def theorem1_table(
     A row per policy: ball ("Fisher" or "Euclidean"), kl_max, kl_mean (under d^π₀), error (left side) and bound (right
     side, C · D_KL^max).
     """
-    surrogate = Surrogate(road, np.asarray(theta, dtype=float))
+    surrogate = RingSurrogate(road, np.asarray(theta, dtype=float))
     visits, constant = road.visitation(theta), surrogate.constant()
     balls = {"Fisher": (surrogate.fisher(), fisher_delta), "Euclidean": (np.eye(len(theta)), rho**2 / 2)}
     rows = []
@@ -235,7 +235,7 @@ def proposition2_agreement(
 
 
 def quantile_reached(
-    surrogate: Surrogate, alpha: float, ns: Iterable[float], count: int, rng: np.random.Generator
+    surrogate: RingSurrogate, alpha: float, ns: Iterable[float], count: int, rng: np.random.Generator
 ) -> pd.DataFrame:
     """How deep θ₀ + ε_Down really lies: P_Q( L(θ) ≤ L(θ₀ + ε_Down) ) with the surrogate *not* linearised.
 

@@ -1,4 +1,4 @@
-"""Ratios of measurements, with their spread and the targets they have to reach."""
+"""Ratios of measurements, with their spread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from shapo.peers.differentiating import BOTH, FEW, FORWARD, NEWTON
@@ -18,7 +17,7 @@ from shapo.runs.store import write_atomically
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sides of a measurement to compare, and the target to reach."""
+    """Two sides of a measurement to compare."""
 
     title: str
     benchmark: str
@@ -28,36 +27,34 @@ class Comparison:
     theirs: str  # the side it is compared with
     better: str  # "more": the ratio is ours/theirs; "less": theirs/ours; "cost": ours/theirs, less is better;
     #              "own": ours/theirs of two sides that are both ours, more is better
-    target: float | None = None  # the ratio has to be at least this; for a cost, at most
-    limit: float | None = None  # our own value has to be at most this; where more is better, at least
 
 
 _ENVS, _TWO, _BARE = "environments", "shapo, two cores", "bare MuJoCo"
 _BUTTON, _ANT = "PointButton1-v0", "DiffAnt"
 # fmt: off
 COMPARISONS = tuple(Comparison(*row) for row in (
-    ("stepping PointGoal1 on two cores, vs 10 async processes", _ENVS, TASK, "steps", _TWO, ASYNC, "more", 10),
+    ("stepping PointGoal1 on two cores, vs 10 async processes", _ENVS, TASK, "steps", _TWO, ASYNC, "more"),
     ("stepping PointGoal1 on one core, vs 10 async processes", _ENVS, TASK, "steps", "shapo", ASYNC, "more"),
     ("stepping PointGoal1 on one core, vs one environment", _ENVS, TASK, "steps", "shapo", SINGLE, "more"),
-    ("stepping PointGoal1 on one core, vs bare MuJoCo", "physics", TASK, "steps", "shapo", _BARE, "more", 0.7),
-    ("a reset of PointGoal1, vs safety_gymnasium", _ENVS, TASK, "reset", "shapo", SINGLE, "less", None, 2),
-    ("memory of 20 PointGoal1, vs safety_gymnasium", "memory", TASK, "memory", "shapo", SINGLE, "less", None, 100),
-    ("stepping PointButton1 on two cores, vs 10 async processes", _ENVS, _BUTTON, "steps", _TWO, ASYNC, "more", 10),
+    ("stepping PointGoal1 on one core, vs bare MuJoCo", "physics", TASK, "steps", "shapo", _BARE, "more"),
+    ("a reset of PointGoal1, vs safety_gymnasium", _ENVS, TASK, "reset", "shapo", SINGLE, "less"),
+    ("memory of 20 PointGoal1, vs safety_gymnasium", "memory", TASK, "memory", "shapo", SINGLE, "less"),
+    ("stepping PointButton1 on two cores, vs 10 async processes", _ENVS, _BUTTON, "steps", _TWO, ASYNC, "more"),
     ("stepping PointButton1 on one core, vs 10 async processes", _ENVS, _BUTTON, "steps", "shapo", ASYNC, "more"),
     *((f"stepping {name} on {n}, vs EnvPool", "locomotion", f"{name}-v4", "steps",
-       f"shapo, {n}", f"EnvPool, {n}", "more", 1) for name in ("Ant", "Walker2d") for n in THREADS),
-    ("training on two cores, vs OmniSafe", "training", TASK, "steps", "shapo", "OmniSafe", "more", 8),
-    ("a study on two cores, vs on one", "study", TASK, "study", "two cores", "one core", "more", 1.9),
+       f"shapo, {n}", f"EnvPool, {n}", "more") for name in ("Ant", "Walker2d") for n in THREADS),
+    ("training on two cores, vs OmniSafe", "training", TASK, "steps", "shapo", "OmniSafe", "more"),
+    ("a study on two cores, vs on one", "study", TASK, "study", "two cores", "one core", "more"),
     ("a Fisher solve, vs double backward", "pieces", TASK, "Fisher solve", "shapo", "double backward", "less"),
     ("a critic pass, vs plain autograd", "pieces", TASK, "critic pass", "shapo", "autograd", "less"),
     ("a pass of SAM critics, vs plain ones", "pieces", TASK, "critic pass", "shapo, SAM", "shapo", "cost"),
-    ("DiffAnt with gradients, vs without", "gradients", _ANT, "steps", BOTH, FORWARD, "own", None, 1400),
-    ("DiffAnt with gradients, vs Newton's", "gradients", _ANT, "steps", BOTH, NEWTON[BOTH], "more", 20),
-    ("DiffAnt forward, vs Newton's", "gradients", _ANT, "steps", FORWARD, NEWTON[FORWARD], "more", 10),
-    ("an iteration of SHAC-ASAM, vs SHAC", "robots", _ANT, "iteration", "SHAC-ASAM", "SHAC", "cost", 1.85),
-    ("an iteration with few robots ascending, vs SHAC", "robots", _ANT, "iteration", FEW, "SHAC", "cost", 1.35),
-    ("an epoch of SHAPO Actor, vs vanilla", "epochs", TASK, "total", "SHAPO Actor", "vanilla", "cost", 1.10),
-    ("an epoch of full SHAPO, vs vanilla", "epochs", TASK, "total", "SHAPO", "vanilla", "cost", 1.35),
+    ("DiffAnt with gradients, vs without", "gradients", _ANT, "steps", BOTH, FORWARD, "own"),
+    ("DiffAnt with gradients, vs Newton's", "gradients", _ANT, "steps", BOTH, NEWTON[BOTH], "more"),
+    ("DiffAnt forward, vs Newton's", "gradients", _ANT, "steps", FORWARD, NEWTON[FORWARD], "more"),
+    ("an iteration of SHAC-ASAM, vs SHAC", "robots", _ANT, "iteration", "SHAC-ASAM", "SHAC", "cost"),
+    ("an iteration with few robots ascending, vs SHAC", "robots", _ANT, "iteration", FEW, "SHAC", "cost"),
+    ("an epoch of SHAPO Actor, vs vanilla", "epochs", TASK, "total", "SHAPO Actor", "vanilla", "cost"),
+    ("an epoch of full SHAPO, vs vanilla", "epochs", TASK, "total", "SHAPO", "vanilla", "cost"),
 ))
 # fmt: on
 
@@ -66,8 +63,7 @@ def compare(measurements: pd.DataFrame) -> pd.DataFrame:
     """A row per comparison whose two sides were measured, or skipped with a note that says why.
 
     Columns: comparison; ours, theirs (medians), unit; ratio (median of the paired repeats), low, high (its extremes);
-    target of the ratio; reached (None: no target, or nothing measured); better; note. Where a comparison has a limit on
-    our own value, target is the ratio at that limit.
+    better; note.
     """
     rows = []
     for comparison in COMPARISONS:
@@ -76,24 +72,16 @@ def compare(measurements: pd.DataFrame) -> pd.DataFrame:
             found = found[found[column] == getattr(comparison, column)]
         if found["side"].nunique() == 2:
             rows.append(_compared(comparison, found))
-    return pd.DataFrame(rows).astype({"reached": object})  # Python's True, False and None, not NumPy's
+    return pd.DataFrame(rows)
 
 
 def _compared(comparison: Comparison, rows: pd.DataFrame) -> dict:
     values = rows.pivot(index="repeat", columns="side", values="value")
     ours, theirs = values[comparison.ours], values[comparison.theirs]
     ratio = (theirs / ours if comparison.better == "less" else ours / theirs).dropna()
-    target, reached = comparison.target, None
-    if comparison.limit is not None:
-        more, limit = comparison.better in ("more", "own"), comparison.limit
-        target = limit / theirs.median() if more else theirs.median() / limit
-        reached = ours.median() >= limit if more else ours.median() <= limit
-    elif target is not None and len(ratio):
-        reached = ratio.median() <= target if comparison.better == "cost" else ratio.median() >= target
     return {
         "comparison": comparison.title, "ours": ours.median(), "theirs": theirs.median(),
         "unit": rows["unit"].iloc[0], "ratio": ratio.median(), "low": ratio.min(), "high": ratio.max(),
-        "target": np.nan if target is None else target, "reached": None if reached is None else bool(reached),
         "better": comparison.better, "note": "; ".join(n for n in rows["note"].unique() if "skipped" in n),
     }  # fmt: skip
 

@@ -36,7 +36,7 @@ NAMES = {TRPOLag: "TRPOLag", PIDLag: "TRPOPID", CPO: "CPO"}  # what OmniSafe cal
 CASES = {0: RECOVERY, 1: BINDING, 2: BINDING, 3: FREE, 4: FREE}  # OmniSafe's numbers of CPO's cases -> ours
 
 
-def settings(config: Config) -> dict[str, dict]:
+def custom_cfgs(config: Config) -> dict[str, dict]:
     """The `custom_cfgs` of OmniSafe that mean the same as `config`.
 
     Raises ValueError for what OmniSafe does not have: perturbations, other baselines, CPO with the violation per step.
@@ -152,7 +152,7 @@ def agent_for(
         logger = {"use_wandb": False, "use_tensorboard": False, "log_dir": folder}
         wrapper = omnisafe.Agent(
             NAMES[type(config.algorithm)], task or config.task, train_terminal_cfgs=terminal,
-            custom_cfgs=settings(config) | {"logger_cfgs": logger},
+            custom_cfgs=custom_cfgs(config) | {"logger_cfgs": logger},
         )  # fmt: skip
         yield wrapper.agent, Path(folder)  # wrapper.learn() would go on to build an evaluator and a plotter
 

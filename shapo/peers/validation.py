@@ -136,7 +136,7 @@ def beside_published(results: pd.DataFrame, level: float = 0.95) -> pd.DataFrame
     return pd.DataFrame(rows, columns=columns)
 
 
-def in_words(table: pd.DataFrame) -> str:
+def differences_in_words(table: pd.DataFrame) -> str:
     """`differences` in Markdown, a line per baseline; bold where zero lies outside the interval."""
     outside = (table.low > 0) | (table.high < 0)
     texts = [

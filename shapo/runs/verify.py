@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -65,7 +65,7 @@ def verify(
     chosen = [pool[index] for index in drawn]
     configs = [_config(pack, run_id) for pack, run_id in chosen]
     with TemporaryDirectory(prefix="shapo-verify-") as folder:
-        with _packs_hidden(folder):
+        with patch.dict(os.environ, SHAPO_DATA=folder):  # without packs, so the study trains what is shipped
             try:
                 Study("verify", configs, runs=folder).run(executor)
             except StudyError as error:
@@ -107,19 +107,6 @@ def _config(pack: Pack, run_id: str) -> RunConfig:
             f"the config of {run_id} in {pack.folder} was edited: it is that of {config.run_id}"
         )
     return config
-
-
-@contextmanager
-def _packs_hidden(folder: str) -> Iterator[None]:
-    """Hides all packs inside, so that a study trains what is shipped."""
-    before = os.environ.get("SHAPO_DATA")
-    os.environ["SHAPO_DATA"] = folder
-    try:
-        yield
-    finally:
-        del os.environ["SHAPO_DATA"]
-        if before is not None:
-            os.environ["SHAPO_DATA"] = before
 
 
 def _compare(pack: Pack, run_id: str, run: Run) -> Verdict:

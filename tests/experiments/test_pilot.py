@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from shapo.experiments import safety
-from shapo.experiments.pilot import choose, in_words
+from shapo.experiments.pilot import choices_in_words, choose
 from shapo.experiments.safety import pilot
 
 TURNS = {("PointGoal1-v0", 0.03): 3.0, ("PointGoal1-v0", 0.1): 8.0, ("PointGoal1-v0", 0.3): 15.0}
@@ -48,7 +48,7 @@ def test_among_equals_the_larger_and_an_edge_is_told():
     cells = VANILLA | both("δ = 0.1 δ_Up", 1, -0.100) | both("δ = 0.3 δ_Up", 1, -0.095)
     rows, choice = chosen(cells | both("δ = 0.03 δ_Up", 1, 0))
     assert choice == [0.3] and rows.edge[0.3]
-    assert "The sweep is to be extended." in in_words(choose(table(cells), TURNS), missing=0)
+    assert "The sweep is to be extended." in choices_in_words(choose(table(cells), TURNS), missing=0)
     _, choice = chosen(cells, spread=0.001)
     assert choice == [0.1]
 
@@ -61,7 +61,9 @@ def test_a_radius_with_missing_runs_or_turn_is_not_chosen():
     assert not choose(runs).set_index("dial").chosen["δ"], "no turn is known"
     part = choose(runs[~((runs.variant == "δ = 0.1 δ_Up") & (runs.seed == 103))], TURNS)
     assert not part.set_index("dial").chosen["δ"]
-    assert in_words(part, missing=2).startswith("**Nothing is chosen yet**: 2 runs of the pilot are missing")
+    assert choices_in_words(part, missing=2).startswith(
+        "**Nothing is chosen yet**: 2 runs of the pilot are missing"
+    )
     assert choose(runs[:0]).empty
     half = choose(runs[~((runs.variant == "δ = 0.1 δ_Up") & (runs.baseline == "CPO"))], TURNS)
     assert half.set_index("dial").chosen["δ"], "a sweep of one baseline"
@@ -86,10 +88,12 @@ def test_without_an_eligible_radius_the_least_that_is_another_method_is_taken_an
     cells |= both("δ = 0.3 δ_Up", 0.7, -0.4)
     rows, choice = chosen(cells)
     assert choice == [0.1] and rows.edge[0.1] and not rows.eligible.any()
-    words = in_words(choose(table(cells), TURNS), missing=0)
+    words = choices_in_words(choose(table(cells), TURNS), missing=0)
     assert "**0.1**" in words and "neither is any other" in words and "is to be extended" in words
     unmoved = choose(table(cells), dict.fromkeys(TURNS, 4.9))
-    assert not unmoved.chosen.any() and "no radius turns the step enough" in in_words(unmoved, missing=0)
+    assert not unmoved.chosen.any() and "no radius turns the step enough" in choices_in_words(
+        unmoved, missing=0
+    )
 
 
 def test_a_sweep_is_extended_once_and_on_its_task_alone(monkeypatch):
@@ -105,4 +109,4 @@ def test_a_sweep_is_extended_once_and_on_its_task_alone(monkeypatch):
     }
     assert {config.seed for seeds in more.values() for config in seeds} == {100, 101, 102, 103}
     cells = VANILLA | both("δ = 0.1 δ_Up", 1, 0) | both("δ = 0.3 δ_Up", 1, -0.1)
-    assert "The sweep was extended once already." in in_words(choose(table(cells), TURNS), missing=0)
+    assert "The sweep was extended once already." in choices_in_words(choose(table(cells), TURNS), missing=0)

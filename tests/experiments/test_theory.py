@@ -38,7 +38,7 @@ def test_the_ring_road_agrees_with_its_simulation():
 
 def test_the_surrogate_is_the_first_order_part_of_the_objective():
     road, rng = theory.RingRoad(), np.random.default_rng(1)
-    surrogate = theory.Surrogate(road, random_theta(road, rng, 0.3))
+    surrogate = theory.RingSurrogate(road, random_theta(road, rng, 0.3))
     numerical = [
         (road.objective(surrogate.theta + h) - road.objective(surrogate.theta - h)) / 2e-5
         for h in 1e-5 * np.eye(2 * road.cells)
@@ -52,7 +52,7 @@ def test_the_surrogate_is_the_first_order_part_of_the_objective():
 def test_the_fisher_matrix_is_the_hessian_of_the_mean_kl():
     road, rng = theory.RingRoad(), np.random.default_rng(2)
     theta = random_theta(road, rng)
-    fisher, visits = theory.Surrogate(road, theta).fisher(), road.visitation(theta)
+    fisher, visits = theory.RingSurrogate(road, theta).fisher(), road.visitation(theta)
     for _ in range(5):
         step = 1e-4 * np.exp(theta[[*range(5), *range(5)]]) * rng.standard_normal(10)
         kl = theory.cell_kl(theta, theta + step) @ visits
@@ -64,7 +64,7 @@ def test_theorem_1_holds_for_random_policies_near_and_far():
     for gamma in (0.5, 0.8, 0.95):
         road = theory.RingRoad(gamma=gamma)
         theta = random_theta(road, rng)
-        surrogate = theory.Surrogate(road, theta)
+        surrogate = theory.RingSurrogate(road, theta)
         largest = np.abs(road.advantage(theta)).max()
         assert surrogate.constant() == pytest.approx(4 * gamma * largest / (1 - gamma) ** 2)
         for _ in range(40):
@@ -148,7 +148,7 @@ def test_the_alpha_tail_of_q_holds_alpha():
 
 def test_a_curved_surrogate_reaches_the_quantile_for_large_n():
     road, rng = theory.RingRoad(), np.random.default_rng(8)
-    surrogate = theory.Surrogate(road, random_theta(road, rng, 0.3))
+    surrogate = theory.RingSurrogate(road, random_theta(road, rng, 0.3))
     row = theory.quantile_reached(surrogate, 0.2, [100_000], 4000, rng).iloc[0]
     assert row["reached"] == pytest.approx(0.2, abs=4 * row["standard_error"])
 

@@ -87,7 +87,7 @@ def test_every_comparison_is_measured_by_some_benchmark(measured):
 def test_an_absent_peer_is_skipped_and_says_how_to_install_it(measured, title):
     row = compared(title, measured)
     assert "./run_all.sh setup --peers" in row["note"]
-    assert math.isnan(row["ratio"]) and row["reached"] is None
+    assert math.isnan(row["ratio"])
     assert row["ours"] > 0  # our side was measured all the same
 
 
@@ -155,30 +155,14 @@ def test_ratios_pair_repeats_and_point_the_right_way():
     speeds = rows("training", "steps", {"shapo": [90, 100, 300], "OmniSafe": [10, 10, 100]})
     row = compared("training on two cores, vs OmniSafe", speeds)
     assert (row["ratio"], row["low"], row["high"]) == (9, 3, 10)  # not 100 / 10, the ratio of medians
-    assert (row["ours"], row["theirs"], row["target"], row["reached"]) == (100, 10, 8, True)
+    assert (row["ours"], row["theirs"]) == (100, 10)
     times = rows("pieces", "critic pass", {"shapo": [2.0], "autograd": [8.0]})
     assert compared("a critic pass, vs plain autograd", times)["ratio"] == 4
 
 
-@pytest.mark.parametrize(("ours", "reached"), [(1.9, True), (2.1, False)])
-def test_a_limit_is_on_our_own_value_and_drawn_relative_to_theirs(ours, reached):
-    table = rows("environments", "reset", {"shapo": [ours], "safety_gymnasium": [400.0]})
-    row = compared("a reset of PointGoal1, vs safety_gymnasium", table)
-    assert row["reached"] is reached and row["target"] == 200
-
-
-@pytest.mark.parametrize(("ours", "reached"), [(1_500.0, True), (1_300.0, False)])
-def test_a_limit_where_more_is_better_is_reached_from_above(ours, reached):
-    table = rows("gradients", "steps", {"forward and backward": [ours], "forward": [7_000.0]}, "DiffAnt")
-    row = compared("DiffAnt with gradients, vs without", table)
-    assert row["reached"] is reached and row["target"] == 0.2
-
-
-@pytest.mark.parametrize(("epoch", "reached"), [(1.05, True), (1.2, False)])
-def test_a_cost_is_reached_from_below(epoch, reached):
-    table = rows("epochs", "total", {"SHAPO Actor": [epoch], "vanilla": [1.0]})
-    row = compared("an epoch of SHAPO Actor, vs vanilla", table)
-    assert row["reached"] is reached and row["ratio"] == epoch
+def test_a_cost_is_ours_over_theirs():
+    table = rows("epochs", "total", {"SHAPO Actor": [1.05], "vanilla": [1.0]})
+    assert compared("an epoch of SHAPO Actor, vs vanilla", table)["ratio"] == 1.05
 
 
 def test_a_probe_is_quiet_and_its_failure_is_told(capfd):

@@ -48,7 +48,7 @@ def test_their_damped_fisher_is_half_of_ours(policy):
     """Theirs, from its definition: the second derivative of the KL averaged over states *and* action components."""
     actor, observation, v = policy
     config = LAPTOP["TRPO-Lag"][0]
-    custom = omnisafe.settings(config)["algo_cfgs"]
+    custom = omnisafe.custom_cfgs(config)["algo_cfgs"]
     theta = actor.theta.clone().requires_grad_()
     old = torch.distributions.Normal(actor.mean(observation), actor.log_std().exp())
     new = torch.distributions.Normal(actor.mean(observation, theta), actor.log_std(theta).exp())
@@ -69,7 +69,7 @@ def test_their_kl_bound_is_ours(policy):
     means = actor.mean(observation), actor.mean(observation, moved)
     ours = gaussian_kl(means[0], actor.log_std(), means[1], actor.log_std(moved)).mean()
     config = LAPTOP["CPO"][0]
-    bound = omnisafe.settings(config)["algo_cfgs"]["target_kl"]
+    bound = omnisafe.custom_cfgs(config)["algo_cfgs"]["target_kl"]
     torch.testing.assert_close(theirs / bound, ours / config.resolved.algorithm.target_kl)
 
 
@@ -79,7 +79,7 @@ def test_the_settings_of_the_comparison_are_omnisafes_defaults():
         assert [config.seed for config in configs] == list(range(validation.SEEDS))
         assert len(configs) >= 3
         assert {config.total_steps for config in configs} == {validation.TOTAL_STEPS} >= {300_000}
-        custom = omnisafe.settings(configs[0])
+        custom = omnisafe.custom_cfgs(configs[0])
         assert custom["algo_cfgs"] == {
             "steps_per_epoch": 20_000, "update_iters": 10, "batch_size": 128, "target_kl": 0.01, "cg_damping": 0.1,
             "cg_iters": 15, "gamma": 0.99, "cost_gamma": 0.99, "lam": 0.95, "lam_c": 0.95, "max_grad_norm": 40.0,
@@ -88,7 +88,7 @@ def test_the_settings_of_the_comparison_are_omnisafes_defaults():
         assert (
             configs[0].steps_per_epoch == 1000 * configs[0].num_envs
         )  # whole episodes: both reset at the same time
-    pid = omnisafe.settings(LAPTOP["TRPO-PID"][0])["lagrange_cfgs"]
+    pid = omnisafe.custom_cfgs(LAPTOP["TRPO-PID"][0])["lagrange_cfgs"]
     assert pid == {
         "cost_limit": 10.0, "lagrangian_multiplier_init": 0.001, "pid_kp": 0.1, "pid_ki": 0.01, "pid_kd": 0.01,
         "pid_d_delay": 10, "pid_delta_p_ema_alpha": 0.95, "pid_delta_d_ema_alpha": 0.95,
@@ -106,7 +106,7 @@ def test_the_settings_of_the_comparison_are_omnisafes_defaults():
 )
 def test_what_omnisafe_does_not_have_is_refused(change):
     with pytest.raises(ValueError, match="OmniSafe"):
-        omnisafe.settings(replace(LAPTOP["CPO"][0], **change))
+        omnisafe.custom_cfgs(replace(LAPTOP["CPO"][0], **change))
 
 
 def curves(shift=0.0):
