@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
+from scipy.stats import ttest_ind
 
 from shapo.algorithms.config import Config
-from shapo.experiments.safety import unconstrained
+from shapo.experiments.safety import available_runs, unconstrained
 from shapo.peers.measuring import at_once
 from shapo.runs.run import provenance
 from shapo.runs.shipped import data_folder
@@ -51,6 +53,36 @@ def train(config: Config) -> pd.DataFrame:
             n_critic_updates=config.critic_passes, learning_rate=config.critic_lr,
         ).learn(config.total_steps, callback=Epochs())  # fmt: skip
     return pd.DataFrame(rows, columns=["task", "seed", "steps", "episode_return"])
+
+
+def beside(profile: str) -> dict[str, dict[str, list[pd.DataFrame]]]:
+    """Task -> side ("ours", "sb3-contrib") -> a table with steps and episode_return per seed; only what is there."""
+    found: dict = {}
+    for (task, *_), runs in available_runs(unconstrained(profile)).items():
+        found.setdefault(task, {})["ours"] = [run.progress for run in runs]
+    store = data_folder() / "sb3.csv"
+    for (task, _), table in pd.read_csv(store).groupby(["task", "seed"]) if store.exists() else ():
+        found.setdefault(task, {}).setdefault("sb3-contrib", []).append(table)
+    return found
+
+
+def differences(sides: dict[str, dict[str, list[pd.DataFrame]]]) -> pd.DataFrame:
+    """Ours minus sb3-contrib's mean return of the last quarter, per task, with Welch's 95 % interval.
+
+    sides: from `beside`. A task without two runs of both sides has no interval.
+    """
+    rows = []
+    for task, tables in sides.items():
+        ours, theirs = (
+            [t[t.steps > 0.75 * t.steps.max()].episode_return.mean() for t in tables.get(side, [])]
+            for side in ("ours", "sb3-contrib")
+        )
+        row = {"task": task, "ours": np.mean(ours or np.nan), "sb3-contrib": np.mean(theirs or np.nan)}
+        row |= {"difference": row["ours"] - row["sb3-contrib"], "low": np.nan, "high": np.nan}
+        if min(len(ours), len(theirs)) >= 2:
+            row["low"], row["high"] = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+        rows.append(row | {"runs of ours": len(ours), "runs of theirs": len(theirs)})
+    return pd.DataFrame(rows)
 
 
 def main(profile: str = "laptop") -> None:
