@@ -232,7 +232,9 @@ def run(plan: argparse.Namespace) -> list[Outcome]:
 
     pool, outcomes, peak = ThreadPoolExecutor(plan.jobs), [], 0
     with tqdm(total=len(plan.notebooks), desc="notebooks", unit="", disable=quiet) as overall:
-        pending = {pool.submit(one, *item) for item in plan.notebooks.items()}
+        # The long ones are among the last, and a long one begun last would keep one core busy and the others idle.
+        order = list(plan.notebooks.items())[:: -1 if plan.jobs > 1 else 1]
+        pending = {pool.submit(one, *item) for item in order}
         while pending:
             done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
             peak = max(peak, memory_in_use())
