@@ -25,7 +25,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-SMOKE = "> **Profile smoke: tiny runs that prove the pipeline. Nothing below is a result, nothing is claimed.**"
+SMOKE = (
+    "> **Profile smoke: tiny runs that prove the pipeline. Nothing below is a result, nothing is claimed.**"
+)
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 

@@ -28,6 +28,8 @@ from shapo.runs.train import NOT_THE_RUNS_FAULT, checked_config, failure
 from shapo.runs.workers import OneProcessPerCore, attempt
 
 STATES = ("finished", "shipped", "failed", "partial", "not begun")
+# What a notebook shows in place of a figure without runs.
+NOTHING_YET = "**Nothing is there yet** to draw, in `runs/` or in `figures/data/`: set `train = True`."
 PATIENCE = 60.0  # seconds: a shared file system may show what another node wrote that much later
 
 
