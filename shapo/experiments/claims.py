@@ -29,7 +29,7 @@ from scipy.stats import t as student
 from shapo.experiments import robots, safety
 from shapo.experiments.statistics import bootstrap_interval
 from shapo.robots.simulator import ROBOTS
-from shapo.runs.shipped import data_folder
+from shapo.runs.shipped import data_folder, read_sealed
 from shapo.runs.store import ROOT
 
 MATTERS = 0.05  # the smallest change that would matter, as a share
@@ -357,7 +357,7 @@ def robot_runs(profile: str) -> pd.DataFrame:
     if not store.exists() or not there:
         return pd.DataFrame(columns=columns)
     keys = ["run_id", "noise", "stiffness", "damping", "friction"]
-    rollouts = pd.read_parquet(store, columns=[*keys, "return", "diverged"])
+    rollouts = read_sealed(store)
     means = rollouts[~rollouts.diverged].groupby(keys)["return"].mean().reset_index()
     for task, variant, run in ((*cell, run) for cell, runs in there.items() for run in runs):
         robot, mine = ROBOTS[task], means[means.run_id == run.config.run_id]

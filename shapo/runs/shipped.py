@@ -72,6 +72,34 @@ def digest_of_networks(arrays: Mapping[str, np.ndarray]) -> str:
     return whole.hexdigest()
 
 
+def sealed(table: pd.DataFrame) -> bytes:
+    """Returns a table of numbers and ASCII text as a parquet file that carries the SHA-256 of its content."""
+    table = table.reset_index(drop=True)
+    table.attrs["sha256"] = _digest_of_columns(table)
+    return table.to_parquet(index=False, compression="zstd")
+
+
+def read_sealed(path: Path) -> pd.DataFrame:
+    """Returns the table of a `sealed` file. Raises CorruptPackError if it is damaged, FileNotFoundError without one."""
+    try:
+        table = pd.read_parquet(path)
+        if table.attrs.pop("sha256", None) != _digest_of_columns(table):
+            raise ValueError("its content is not that of its SHA-256")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever pandas and pyarrow say of a damaged file
+        raise CorruptPackError(
+            f"{path} was not read: {error}. Nothing was changed; restore it, from git for example, or move it away to "
+            "do without it."
+        ) from error
+    return table
+
+
+def _digest_of_columns(table: pd.DataFrame) -> str:
+    text = {name: "S" for name, dtype in table.dtypes.items() if dtype.kind == "O"}
+    return digest_of_networks({name: column.to_numpy(text.get(name)) for name, column in table.items()})
+
+
 def as_shipped(name: str, table: pd.DataFrame) -> pd.DataFrame:
     """Returns a run's table as a pack gives it back: progress is exact, episodes have single-precision return and cost.
 
