@@ -18,13 +18,16 @@ class CRPO(TrustRegion):
 
     An update ascends the reward while J_C ≤ β + tolerance, and descends the cost otherwise. No multiplier is learned.
     A perturbation worsens whichever of the two is active.
+
+    The published tolerance of 2 belongs to limits of 10 and 25. Where an episode costs 1 at most, a fall, it would let
+    every cost pass, and CRPO would be TRPO. So the tolerance is 2, but never more than a fifth of β.
     """
 
-    # η, the cost above β that is tolerated; None: 2, or 0 where β is 0 (there a fall costs 1)
+    # η, the cost above β that is tolerated; None: the smaller of 2 and β/5
     tolerance: float | None = setting(AT_LEAST_0, None)
 
     def resolved(self, task: Task, cost_limit: float) -> TrustRegion:
-        return filled(super().resolved(task, cost_limit), tolerance=2.0 if cost_limit > 0 else 0.0)
+        return filled(super().resolved(task, cost_limit), tolerance=min(2.0, cost_limit / 5))
 
     def initial_state(self) -> State:
         return {"cost_active": 0.0}

@@ -110,4 +110,11 @@ def test_where_a_fall_costs_1_the_limit_of_0_is_kept():
         free.run_epoch()
     assert all(row["J_C"] > 0 and row["cost_active"] == 1.0 for row in rows)
     assert not torch.equal(constrained.actor.theta, free.actor.theta)
-    assert shapo.Config("PointGoal1-v0", "CRPO").resolved.algorithm.tolerance == 2.0
+
+
+@pytest.mark.parametrize(
+    "limit, tolerance", [(0, 0.0), (0.5, 0.1), (1, 0.2), (10, 2.0), (25, 2.0), (None, 2.0)]
+)
+def test_the_tolerance_is_2_and_at_most_a_fifth_of_the_limit(limit, tolerance):
+    config = shapo.Config("PointGoal1-v0", "CRPO", cost_limit=limit)
+    assert config.resolved.algorithm.tolerance == tolerance
