@@ -168,12 +168,13 @@ def vector(field: str, value: object, shape: tuple | None = None, dtype: torch.d
 def epsilon_of(
     perturb: Callable, gradient: Tensor, fisher: object, samples: object, trial: bool = False
 ) -> Tensor:
-    """Returns ε of a perturbation, checked. The perturbation gets a copy of the gradient, which it may write into.
+    """Returns ε of a perturbation, checked. The perturbation gets a copy of the gradient, which it may write into, and
+    what it writes into fields of `fisher`, such as damping, holds for itself only.
 
     trial: whether the gradient is made up. Then errors of the perturbation and non-finite numbers in ε are ignored.
     Raises TypeError if ε is not a tensor of the gradient's shape and type, and NonFiniteError if it is not finite.
     """
-    name = type(perturb).__name__
+    name, before = type(perturb).__name__, {k: v for k, v in vars(fisher).items() if k != "_last"}
     try:
         epsilon = perturb(gradient.clone(), fisher, samples)
     except Exception:
@@ -183,6 +184,8 @@ def epsilon_of(
     vector(f"actor: ε that {name} returns", epsilon, tuple(gradient.shape), gradient.dtype)
     if not trial and not torch.isfinite(epsilon).all():
         raise NonFiniteError(f"ε of {name} became non-finite")
+    if any(vars(fisher).get(field) is not value for field, value in before.items()):
+        vars(fisher).update(before, _last=None)  # the last solution is that of another operator
     return epsilon.detach()
 
 

@@ -221,7 +221,7 @@ class FisherSAM(Checked):
         return AT_LEAST_0("delta_down", schedule(samples if measured else getattr(samples, "steps", samples)))
 
     def __call__(self, gradient: Tensor, fisher: Fisher, samples: Any) -> Tensor:
-        return trust_region_step(-gradient, fisher, self.radius(samples))
+        return trust_region_step(-vector("gradient", gradient), fisher, self.radius(samples))
 
 
 @dataclass(frozen=True)
@@ -292,5 +292,5 @@ class AdaptiveSAM(Checked):
     rho: float = setting(AT_LEAST_0)  # radius, relative to the parameters
 
     def __call__(self, gradient: Tensor, fisher: Fisher, samples: Any) -> Tensor:
-        scaled = fisher.theta.abs() * gradient  # T g
+        scaled = fisher.theta.abs() * vector("gradient", gradient, tuple(fisher.theta.shape))  # T g
         return fisher.theta.abs() * scaled * (-self.rho / (torch.linalg.vector_norm(scaled) + 1e-12))

@@ -17,10 +17,12 @@ from shapo.experiments.theory import crossover, pessimistic_weight, sample_poste
 from shapo.robots import SHAC, RobotConfig
 from shapo.sharpness import (
     AdaptiveSAM,
+    Euclidean,
     EuclideanSAM,
     Fisher,
     FisherSAM,
     FixedAlpha,
+    KLMatchedSAM,
     alpha_from_delta,
     conjugate_gradient,
     delta_from_alpha,
@@ -69,7 +71,7 @@ def test_what_is_no_number_is_refused(bad):
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.ones(3), [1.0], torch.ones(2, 3), torch.ones(3, dtype=torch.int64), None]
+    "wrong", [np.ones(3), np.ones((2, 3)), [1.0], torch.ones(3, 3), torch.ones(3, dtype=torch.int64), None]
 )
 def test_what_is_no_gradient_is_named(wrong):
     with pytest.raises(
@@ -78,9 +80,15 @@ def test_what_is_no_gradient_is_named(wrong):
         trust_region_step(wrong, lambda v: v, 0.1)
     with pytest.raises(TypeError, match="b must be a tensor"):
         conjugate_gradient(lambda v: v, wrong)
-    if not isinstance(wrong, torch.Tensor):
-        with pytest.raises(TypeError, match="gradient must be a tensor"):
-            EuclideanSAM(0.1)(wrong)
+    fisher = Euclidean(torch.ones(3))
+    for perturbation in (FisherSAM(0.1), KLMatchedSAM(0.1), AdaptiveSAM(0.1), EuclideanSAM(0.1)):
+        if not isinstance(perturbation, EuclideanSAM) or not isinstance(wrong, torch.Tensor):
+            with pytest.raises(TypeError, match="gradient must be a tensor"):
+                perturbation(wrong, fisher, 1)
+    with pytest.raises(TypeError, match=r"gradient must be a tensor .* of shape \(3,\); got"):
+        AdaptiveSAM(0.1)(torch.ones(1), fisher, 1)
+    with pytest.raises(ValueError, match=r"gradient must be \(2, P\), .*; got"):
+        CPO(**BALL).step(wrong, fisher, {"c": 0.0})
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,7 @@ class Scribbles:
     def __call__(self, gradient, fisher, samples):
         epsilon = self.inner(gradient, fisher, samples)
         solution, image = fisher.solve(gradient)
+        fisher.damping, fisher.iterations, fisher.product = 1e3, 1, None
         for mine in (gradient, fisher.theta, solution, image):
             mine.fill_(7.0)
         return epsilon

@@ -87,8 +87,11 @@ class CPO(TrustRegion):
 
     def _solve(self, gradient: Tensor, fisher: Fisher, state: State) -> tuple[tuple, tuple]:
         """(F⁻¹g, F⁻¹b) and their `solve_dual`. Each solve starts from zero, so that equal gradients give equal bits."""
-        if gradient.dim() != 2 or len(gradient) != 2:
-            raise ValueError(f"gradient must be (2, P), of reward and of cost; got {tuple(gradient.shape)}")
+        if not isinstance(gradient, Tensor) or gradient.dim() != 2 or len(gradient) != 2:
+            got = f"{type(gradient).__name__} of shape {tuple(np.shape(gradient))}"
+            raise ValueError(
+                f"gradient must be (2, P), a tensor with a row of reward and one of cost; got {got}"
+            )
         (x_g, rest_g, n_g), (x_b, rest_b, n_b) = (
             conjugate_gradient(fisher, v, iterations=fisher.iterations) for v in gradient
         )
