@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
@@ -12,13 +13,18 @@ from typing import Any, ClassVar
 import gymnasium
 import mujoco
 import numpy as np
+import torch
 from gymnasium.spaces import Box
 
-from shapo.checks import ABOVE_0_TO_1, AT_LEAST_0, FINITE, Checked, setting, whole
+from shapo.checks import ABOVE_0_TO_1, AT_LEAST_0, FINITE, Checked, setting, takes, whole
 from shapo.envs.batched import Step, Task, VectorEnv
 from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium, quick_worlds
 
 METRICS = "cost rate", "cumulative failures"
+GLOBAL = (  # how to read and to set the states of the process's generators
+    (random.getstate, random.setstate), (np.random.get_state, np.random.set_state),
+    (torch.get_rng_state, torch.set_rng_state),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class OwnTask(Checked):
         OwnTask("Hopper-v4", cost_limit=0, cost="termination", failure_metric="cumulative failures")
         OwnTask(make_mine, cost_limit=25, cost=lambda info: float(info["speed"] > 1), max_episode_steps=500)
 
-    Observations and actions must be Boxes. A policy's actions are scaled: −1 and 1 become the environment's bounds.
+    Observations and actions must be Boxes, actions of floating-point numbers. A policy's actions are scaled: −1 and 1
+    become the environment's bounds.
     An id that is registered in a notebook is unknown to the processes of a study, so give them the function instead.
     Raises ValueError or TypeError, naming the field.
     """
@@ -53,7 +60,7 @@ class OwnTask(Checked):
                 "env must be an id or a function that makes an environment: a def, a lambda or a class; got "
                 f"{self.env!r}"
             )
-        if not callable(self.cost) and self.cost not in ("own", "termination"):
+        if not takes(self.cost, 1) and self.cost not in ("own", "termination"):
             raise ValueError(f'cost must be "own", "termination" or a function of info; got {self.cost!r}')
         if self.failure_metric not in METRICS:
             raise ValueError(
@@ -108,17 +115,28 @@ class OwnTask(Checked):
                     f"the {what} space of {self.name} must be a Box of numbers, which gymnasium's wrappers can make of "
                     f"others; got {space}"
                 )
+        if not np.issubdtype(env.action_space.dtype, np.floating):
+            raise ValueError(
+                f"the action space of {self.name} must be a Box of floating-point numbers, which an ActionWrapper can "
+                f"round; got {env.action_space}"
+            )
         return env
 
     def cost_of(self, info: dict, terminated: bool, own: float | None = None) -> float | None:
         """Returns the cost of a step, or None where the task's cost is "own" and the step tells none.
 
-        own: the cost that a step of Safety-Gymnasium returns; None for gymnasium.
+        own: the cost that a step of Safety-Gymnasium returns; None for gymnasium. Raises TypeError if it is no number.
         """
         if callable(self.cost):
-            return float(self.cost(info))
-        cost = terminated if self.cost == "termination" else info.get("cost") if own is None else own
-        return None if cost is None else float(cost)
+            cost = self.cost(info)
+        else:
+            cost = terminated if self.cost == "termination" else info.get("cost") if own is None else own
+            if cost is None:
+                return None
+        try:
+            return float(cost)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"cost of {self.name} must give a number for every step; got {cost!r}") from error
 
 
 def is_safety_id(env: Any) -> bool:
@@ -141,19 +159,33 @@ def _shape(task: OwnTask) -> tuple[int, int]:
     return size, steps
 
 
+def _seeded_states(seed: int) -> list[Any]:
+    states = random.Random(seed).getstate(), np.random.RandomState(seed).get_state()
+    return [*states, torch.Generator().manual_seed(seed).get_state()]
+
+
 class ForeignEnv(VectorEnv):
     """Environments of an `OwnTask`, stepped one after the other in this process.
 
     Actions (n, act_dim) in [−1, 1] are scaled to the bounds of the environment's action space; components without
     bounds are passed on as they are. Observations and actions of other shapes are flattened. The state of such an
-    environment cannot be saved: training that resumes begins with a reset, whose seed must decide all that follows.
+    environment cannot be saved: training that resumes begins with a reset, whose seed must decide all that follows. It
+    also decides what they draw from the process's generators (Python's, NumPy's, PyTorch's), which go on for others as
+    they were.
     """
 
     resumable = False
     _seeded = int
 
     def __init__(self, task: OwnTask, num_envs: int, seed: int) -> None:
-        self._envs = [task.make() for _ in range(num_envs)]
+        self.num_envs = num_envs  # by which the seed is checked
+        self._drawn = _seeded_states(self._checked_seed(seed))
+        with self._drawing():
+            self._envs = [task.make() for _ in range(num_envs)]
+        if len({id(getattr(env, "unwrapped", env)) for env in self._envs}) < num_envs:
+            raise ValueError(
+                f"env of {task.name} must make a new environment at every call; it returned the same one again"
+            )
         self._quick = quick_worlds if is_safety_id(task.env) else nullcontext
         seen, acted = self._envs[0].observation_space, self._envs[0].action_space
         low, high = acted.low.astype(np.float64).ravel(), acted.high.astype(np.float64).ravel()
@@ -169,8 +201,23 @@ class ForeignEnv(VectorEnv):
         self._acted = acted
         self._observation = np.zeros(self.observation_space.shape)
 
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Lends the environments generators of their own in place of the process's."""
+        outside = [get() for get, _ in GLOBAL]
+        try:
+            for (_, put), state in zip(GLOBAL, self._drawn, strict=True):
+                put(state)
+            yield
+        finally:
+            self._drawn = [get() for get, _ in GLOBAL]
+            for (_, put), state in zip(GLOBAL, outside, strict=True):
+                put(state)
+
     def _begin(self, index: int) -> None:
-        with self._quick():
+        if index == 0 and self._random[0] is not None:
+            self._drawn = _seeded_states(self._random[0])
+        with self._quick(), self._drawing():
             self._observation[index] = np.ravel(self._envs[index].reset(seed=self._random[index])[0])
         self._random[index] = None  # seeded once; afterwards its own generator continues
 
@@ -179,17 +226,18 @@ class ForeignEnv(VectorEnv):
         action = self._middle + self._half * np.clip(action, -bound, bound)
         reward, cost = np.empty(self.num_envs), np.empty(self.num_envs)
         terminated, truncated = np.empty(self.num_envs, dtype=bool), np.empty(self.num_envs, dtype=bool)
-        for i, env in enumerate(self._envs):
-            its = action[i].astype(self._acted.dtype).reshape(self._acted.shape)
-            observation, reward[i], *own, terminated[i], truncated[i], info = env.step(its)
-            self._observation[i] = np.ravel(observation)
-            its_cost = self.task.cost_of(info, terminated[i], *own)
-            if its_cost is None:
-                raise ValueError(
-                    f'cost of {self.task.name} must be "termination" or a function of info: its steps tell no cost of '
-                    f"their own; info has {', '.join(info) or 'nothing'}"
-                )
-            cost[i] = its_cost
+        with self._drawing():
+            for i, env in enumerate(self._envs):
+                its = action[i].astype(self._acted.dtype).reshape(self._acted.shape)
+                observation, reward[i], *own, terminated[i], truncated[i], info = env.step(its)
+                self._observation[i] = np.ravel(observation)
+                its_cost = self.task.cost_of(info, terminated[i], *own)
+                if its_cost is None:
+                    raise ValueError(
+                        f'cost of {self.task.name} must be "termination" or a function of info: its steps tell no cost '
+                        f"of their own; info has {', '.join(info) or 'nothing'}"
+                    )
+                cost[i] = its_cost
         return reward, cost, terminated, truncated, {}
 
     def observe(self) -> np.ndarray:

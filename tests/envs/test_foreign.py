@@ -1,13 +1,16 @@
 """The user's own tasks: their environments' numbers, stepped together, with a cost and scaled actions."""
 
+import random
 from dataclasses import replace
 from functools import partial
 
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.wrappers import TimeLimit
 
 from shapo.envs import TASKS, OwnTask, make_env, task_of
 from shapo.envs.safety_gymnasium_compat import import_safety_gymnasium
@@ -128,6 +131,7 @@ def test_keeps_no_state():
             "env must be an id or a function .* a lambda or a class; got functools.partial",
         ),
         ({"cost": "falls"}, 'cost must be "own", "termination" or a function of info; got \'falls\''),
+        ({"cost": lambda: 1.0}, 'cost must be "own", "termination" or a function of info; got <function'),
         ({"cost_limit": -1}, "cost_limit must be a finite number, at least 0"),
         ({"failure_metric": "falls"}, "failure_metric must be one of cost rate, cumulative failures"),
         ({"max_episode_steps": 0}, "max_episode_steps must be a whole number, at least 1"),
@@ -192,6 +196,56 @@ def test_an_environment_without_a_cost_asks_for_one():
         ValueError, match=r"cost of Hopper-v4 must be .*function of info.*info has x_position, x_velocity"
     ):
         env.step(np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("told", [None, "much", [1.0, 2.0]])
+def test_a_cost_that_is_no_number_is_named(told):
+    env = make_env(replace(PENDULUM, cost=lambda info: told))
+    env.reset()
+    with pytest.raises(TypeError, match=r"cost of Pendulum-v1 must give a number for every step; got"):
+        env.step(np.zeros((1, 1)))
+
+
+def test_actions_of_whole_numbers_are_refused():
+    class Stairs(Line):
+        action_space = Box(0, 3, (2,), np.int64)
+
+    with pytest.raises(
+        ValueError, match=r"action space of Stairs must be a Box of floating-point .*got Box\("
+    ):
+        make_env(OwnTask(Stairs, cost_limit=1, max_episode_steps=3))
+
+
+@pytest.mark.parametrize("wrapped", [lambda env: env, lambda env: TimeLimit(env, 5)])
+def test_one_environment_is_not_stepped_as_several(wrapped):
+    only = Line()
+    with pytest.raises(ValueError, match="env of own task must make a new environment at every call"):
+        make_env(OwnTask(lambda: wrapped(only), 1, max_episode_steps=5), num_envs=2)
+
+
+class Draws(Line):
+    """An environment that draws from the process's generators, when it is made too."""
+
+    def __init__(self):
+        self.made = np.random.uniform()  # noqa: NPY002
+
+    def step(self, action):
+        drawn = self.made, np.random.uniform(), random.random(), float(torch.rand(()))  # noqa: NPY002
+        return np.reshape(drawn, (2, 2)), 0.0, False, False, {"cost": 0.0}
+
+
+def test_what_is_drawn_from_the_process_s_generators_is_the_seed_s():
+    task, told = OwnTask(Draws, cost_limit=1, max_episode_steps=3), []
+    for _ in range(2):
+        env = make_env(task, num_envs=2, seed=4)
+        env.reset()
+        for _ in range(4):
+            outside = np.random.get_state()[2], random.getstate(), torch.get_rng_state().tolist()  # noqa: NPY002
+            told.append(env.step(np.zeros((2, 2)))[0])
+            assert outside == (np.random.get_state()[2], random.getstate(), torch.get_rng_state().tolist())  # noqa: NPY002
+            random.random(), np.random.uniform(), torch.rand(())  # noqa: NPY002
+    np.testing.assert_array_equal(told[:4], told[4:])
+    assert len(np.unique(told[:4])) == 2 + 4 * 2 * 3
 
 
 def test_names_are_short_and_fit_for_folders():
