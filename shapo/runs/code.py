@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copyreg
 import dis
-import enum
 import functools
 import hashlib
 import inspect
@@ -27,10 +26,10 @@ PARTS = {  # type of a wrapper -> its attributes that hold the function and the 
     functools.partial: ("func", "args", "keywords"), functools.partialmethod: ("func", "args", "keywords"),
     functools.singledispatchmethod: ("dispatcher",),
     functools._lru_cache_wrapper: ("__wrapped__", "cache_parameters"),
+    np.vectorize: ("pyfunc", "otypes", "signature", "excluded"),
 }  # fmt: skip
 CALLABLE = (FunctionType, *PARTS)
-# What is seen of a module, beside PLAIN, and tuples, frozensets and frozen dataclasses of all these.
-CONSTANT = (*CALLABLE, type, enum.Enum, np.ndarray, np.generic, torch.Tensor)
+STATE = (list, dict, set, ModuleType)  # what is not seen of a module; it may change while a run trains
 GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME"), "STORE_GLOBAL"
 ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD"), "STORE_ATTR"
 NAMED = (types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType)
@@ -41,12 +40,11 @@ GENERATED = {"__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__del
 def code_hash(value: type | FunctionType) -> str:
     """Returns the hash of the compiled code of a class or function, since notebook code travels without its source.
 
-    The hash covers wrappers, closures, defaults, class attributes, nested and base classes, and what the code reads
-    from its module and from the user's other modules: functions, classes and constants, which are plain values, arrays,
-    and tuples, frozensets and frozen dataclasses of constants. Lists, dictionaries and what the code itself assigns
-    (`global`) are state and not covered. Installed code and this package go by name only, random generators of NumPy by
-    their seed. A class is hashed as it is now, so what changes while it runs, such as a counter, does not belong on it.
-    Raises TypeError if something has no content to hash, such as an open file or a lock.
+    The hash covers wrappers, closures, defaults, class attributes, nested and base classes, and whatever the code reads
+    from its module and from the user's other modules. Their lists, dictionaries and sets, and what the code itself
+    assigns (`global`), are state and not covered. Installed code and this package go by name only, random generators by
+    their seed. All is hashed as it is now, so what changes while it runs, such as a counter, belongs into a dictionary.
+    Raises TypeError, naming the variable, if it has no content to hash, such as an open file or a lock.
     """
     return hashlib.sha256(repr(_Content(value).of(value, inside=True)).encode()).hexdigest()[:12]
 
@@ -69,6 +67,7 @@ class _Content:
 
     def __init__(self, whole: type | FunctionType):
         self.whole, self.seen = whole, {}  # seen: id -> (number, object), against cycles and repetition
+        self.reading: list[str] = []  # names of the modules' variables that led here
 
     def of(self, value: Any, inside: bool = False) -> Any:
         """Returns the content of `value`. inside: whether to look into a class even if it is installed."""
@@ -77,8 +76,9 @@ class _Content:
         if isinstance(value, ModuleType):
             return "module", value.__name__
         if isinstance(value, CodeType):  # without file names and line numbers
-            consts = tuple(map(self.of, value.co_consts))
-            return value.co_code, consts, value.co_names, value.co_varnames, value.co_freevars
+            names = value.co_names, value.co_varnames, value.co_freevars
+            counts = value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags
+            return value.co_code, value.co_exceptiontable, *map(self.of, value.co_consts), *names, *counts
         if isinstance(value, tuple):
             return self.of(type(value)), *map(self.of, value)
         if isinstance(value, set | frozenset):
@@ -110,7 +110,11 @@ class _Content:
         if installed(module.get("__name__")):  # it goes by name, but what it wraps may be the user's
             content = code.co_qualname
         else:
-            content = self.of(code), *((name, self.of(value)) for name, value in _read(code, module))
+            content = [self.of(code)]
+            for name, value in _read(code, module):
+                self.reading.append(name)
+                content.append((name, self.of(value)))
+                self.reading.pop()
         enclosed = [_enclosed(cell) for cell in function.__closure__ or ()]
         given = function.__defaults__, function.__kwdefaults__, enclosed, vars(function)
         return content, *map(self.of, given)
@@ -135,6 +139,8 @@ class _Content:
                 seed = value.seed_seq
                 given = getattr(seed, "entropy", None), getattr(seed, "spawn_key", None)
                 return self.of(type(value)), self.of(given)
+            if isinstance(value, torch.Generator):
+                return self.of(type(value)), value.initial_seed()
             if isinstance(value, np.random.RandomState):  # it does not know its seed
                 return (self.of(type(value)),)
             registered = copyreg.dispatch_table.get(type(value))
@@ -148,9 +154,11 @@ class _Content:
         except _NoContentError:  # of what this object holds
             raise
         except Exception as error:
+            where = f"reads {self.reading[-1]}, which holds" if self.reading else "holds"
             raise _NoContentError(
-                f"{self.whole.__qualname__} cannot be named by its code: that holds {value!r}, whose content is not "
-                "to be had. Keep in a class plain values, functions, classes, and objects that can be pickled"
+                f"{self.whole.__qualname__} cannot be named by its code: that {where} {value!r}, whose content is not "
+                "to be had. Keep in a class and its module plain values, functions, classes, and objects that can be "
+                "pickled; put what decides a run into a field"
             ) from error
 
 
@@ -174,7 +182,7 @@ def _enclosed(cell: Any) -> Any:
 
 
 def _read(code: CodeType, module: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Returns names and values of the constants that `code` reads from its module and the user's modules in that."""
+    """Returns names and values of what `code` reads from its module and the user's modules in that, but for STATE."""
     read = [(name, module[name]) for name in _loaded(code, *GLOBALS) if name in module]
     followed = set()
     for name, value in read:  # which grows on the way
@@ -182,15 +190,7 @@ def _read(code: CodeType, module: dict[str, Any]) -> list[tuple[str, Any]]:
             followed.add(value)
             held = vars(value)
             read += [(f"{name}.{part}", held[part]) for part in _loaded(code, *ATTRIBUTES) if part in held]
-    return [(name, value) for name, value in read if _constant(value)]
-
-
-def _constant(value: Any) -> bool:
-    if isinstance(value, tuple | frozenset):
-        return all(map(_constant, value))
-    if is_dataclass(value) and not isinstance(value, type) and type(value).__dataclass_params__.frozen:
-        return all(_constant(getattr(value, field.name, None)) for field in fields(value))
-    return isinstance(value, CONSTANT) or type(value) in PLAIN
+    return [(name, value) for name, value in read if not isinstance(value, STATE)]
 
 
 @functools.lru_cache(maxsize=1024)

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import types
 
 import cloudpickle
 import gymnasium
@@ -26,6 +27,7 @@ from shapo import (
     Run,
     train,
 )
+from shapo.runs.code import code_hash
 from shapo.sharpness import EffectiveAlpha, KLMatchedSAM, OptimisticSAM, RandomSAM
 
 NAMES = [
@@ -69,6 +71,8 @@ HEAD = """
 import enum, functools, re, types, gymnasium, numpy as np, torch, shapo
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from functools import cached_property, lru_cache, partial, partialmethod, singledispatch, singledispatchmethod
 from typing import ClassVar
 
@@ -124,6 +128,24 @@ FORMS = {  # how a class of the user's may hold a number
     "frozen dataclass of the module": f"{MINE.replace('Mine', 'K')}k = K(NUMBER)\n{MINE}{CALL} k.rho * gradient",
     "dataclass that caches": f"{MINE.replace('Mine', 'K')}    @cached_property\n    def k(self): return 1.0\n"
     f"k = K(NUMBER)\n{MINE}{CALL} k.rho * k.k * gradient",
+    "instance of a class": f"class K:\n    def __init__(self): self.k = NUMBER\nk = K()\n{MINE}{CALL} k.k * gradient",
+    "namespace of the module": f"k = types.SimpleNamespace(k=NUMBER)\n{MINE}{CALL} k.k * gradient",
+    "dataclass of the module": f"{MINE.replace('Mine', 'K').replace('frozen', 'order')}k = K(NUMBER)\n{MINE}"
+    f"{CALL} k.rho * gradient",
+    "fraction of the module": f"k = Fraction(NUMBER)\n{MINE}{CALL} float(k) * gradient",
+    "decimal of the module": f"k = Decimal(NUMBER)\n{MINE}{CALL} float(k) * gradient",
+    "network of the module": f"k = torch.nn.Linear(1, 1, bias=False)\n_ = k.weight.data.fill_(NUMBER)\n{MINE}{CALL} "
+    "k.weight.item() * gradient",
+    "read-only dictionary": f"k = types.MappingProxyType(dict(a=NUMBER))\n{MINE}{CALL} k['a'] * gradient",
+    "tuple that holds a list": f"k = ([NUMBER],)\n{MINE}{CALL} k[0][0] * gradient",
+    "vectorised function": f"k = np.vectorize(lambda x: NUMBER * x, otypes=[float])\n{MINE}{CALL} "
+    "float(k(1)) * gradient",
+    "under a class": "class By:\n    def __init__(self, f): self.f = f\n    def __call__(self): return self.f()\n"
+    f"@By\ndef k(): return NUMBER\n{MINE}{CALL} k() * gradient",
+    "PyTorch's generator": f"k = torch.Generator().manual_seed(int(1000 * NUMBER))\n{MINE}{CALL} "
+    "torch.rand(2, generator=k) * gradient",
+    "what is installed": f"from math import sqrt\nfrom torch import relu, float32\n{MINE}{CALL} NUMBER * sqrt(4) * "
+    "relu(gradient).to(float32)",
     "module of the user's": "own = types.ModuleType('own')\nexec('def k(): return K[0]\\nK = (NUMBER,)', vars(own))\n"
     f"{MINE}{CALL} own.k() * gradient",
     "module in a module": "own = types.ModuleType('own')\nown.sub = types.ModuleType('own.sub')\n"
@@ -197,6 +219,26 @@ def test_what_has_no_content_to_hash_is_refused(held):
     source = f"{HEAD}import threading\n{MINE}    held = {held}\n{CALL} gradient{TAIL}"
     with pytest.raises(TypeError, match=r"Mine cannot be named by its code: that holds (<|tens).*Keep in"):
         exec(source, names)
+
+
+def test_a_variable_that_has_no_content_is_named():
+    source = f"{HEAD}import threading\nLOCK = threading.Lock()\n{MINE}{CALL} LOCK and gradient{TAIL}"
+    with pytest.raises(
+        TypeError, match=r"Mine cannot .*: that reads LOCK, which holds <.*put .* into a field"
+    ):
+        exec(source, {"__name__": "__main__"})
+
+
+def test_code_is_more_than_its_instructions():
+    def guarded(x):
+        try:
+            return x()
+        except ValueError:
+            return 1
+
+    unguarded = types.FunctionType(guarded.__code__.replace(co_exceptiontable=b""), globals(), "guarded")
+    pairs = [(guarded, unguarded), (lambda a, b: a, lambda a, *, b: a), (lambda a: 0, lambda *a: 0)]
+    assert all(code_hash(one) != code_hash(other) for one, other in pairs)
 
 
 def test_training_leaves_the_name_of_a_class_as_it_was():
