@@ -67,14 +67,22 @@ class RunConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def checked_config(field: str, value: object) -> RunConfig:
+    """Returns `value` if it is a config; else raises a TypeError that names the field."""
+    if isinstance(value, RunConfig):
+        return value
+    raise TypeError(f"{field} must be a shapo.Config or a shapo.RobotConfig; got {value!r}")
+
+
 def describe(value: Any, path: str = "") -> Any:
     """Returns a config as JSON-able values. Raises TypeError, naming the field, for a value that cannot be described.
 
     A class goes by its name. A class from outside the package (a notebook cell, say), and a class or function that is a
     field's value, also go by `code_hash`, so editing them gives a new run. What the hash does not see (a file that a
     method reads, a list or dictionary of the module) belongs in fields; counters and other state that changes while
-    running belong on instances or in a dictionary of the module, as on a class they would give a config built later
-    another name. path: names of the fields that lead to the value.
+    running belong on the instance or in a dictionary of the module, as elsewhere they would give a config built later
+    another name. Values that are equal are described alike, −0.0 as 0.0 and a whole number of a field for floats as a
+    float. path: names of the fields that lead to the value.
     """
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
@@ -87,18 +95,20 @@ def describe(value: Any, path: str = "") -> Any:
         if any(map(from_outside, kind.__mro__)):
             name = {"class": kind.__name__, "code": code_hash(kind)}  # its __qualname__ may vary
         within = path and f"{path}."
-        return name | {f.name: describe(getattr(value, f.name), within + f.name) for f in fields(value)}
+        values = {f.name: getattr(value, f.name) for f in fields(value)}
+        for f in fields(value):
+            if type(values[f.name]) is int and "float" in str(f.type):
+                values[f.name] = float(values[f.name])
+        return name | {field: describe(its, within + field) for field, its in values.items()}
     if isinstance(value, type | FunctionType):
         kind = "class" if isinstance(value, type) else "function"
         return {kind: value.__name__, "code": code_hash(value)}
     if isinstance(value, list | tuple):
         return [describe(item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if (
-        value is None
-        or isinstance(value, bool | int | str)
-        or (isinstance(value, float) and math.isfinite(value))
-    ):
+    if value is None or isinstance(value, bool | int | str):
         return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value + 0.0
     raise TypeError(
         f"{path or 'a config'} must be a plain, finite value, a function or class written in Python, or a frozen "
         f"dataclass, list or tuple of these; got {value!r}"

@@ -5,7 +5,7 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import nbformat
 import numpy as np
@@ -224,6 +224,23 @@ def test_what_was_left_to_the_task_follows_it():
 def test_zero_has_one_sign():
     assert Config(cost_limit=-0.0).run_id == Config(cost_limit=0.0).run_id
     assert shapo.FisherSAM(-0.0).delta_down.hex() == "0x0.0p+0"
+
+
+@dataclass(frozen=True)
+class Scaled:
+    by: float
+    parts: tuple = ()
+
+    def __call__(self, gradient, fisher, samples):
+        return self.by * gradient
+
+
+def test_equal_perturbations_of_the_users_are_one_run():
+    names = [
+        Config(actor=Scaled(*given)).run_id
+        for given in [(0.0, (0.0,)), (-0.0, (-0.0,)), (0, (0.0,)), (1.0,), (1,)]
+    ]
+    assert names[0] == names[1] == names[2] != names[3] == names[4]
 
 
 def test_a_config_class_of_the_users_is_none_of_the_packages():
