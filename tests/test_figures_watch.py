@@ -123,3 +123,11 @@ def test_the_worlds_geoms_are_where_the_simulator_has_them():
     again = DifferentiableEnv("DiffAnt", 1, 4, gradients=False)
     again.reset()
     np.testing.assert_array_equal(limbs[0], again.simulator.skeleton(again.q)[0][0])
+
+
+def test_what_is_no_run_is_told():
+    for wrong in ({}, shapo.Config()):
+        with pytest.raises(
+            TypeError, match=r"run\.config must be a shapo\.Config or a shapo\.RobotConfig; got None"
+        ):
+            watch(wrong)

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from shapo.algorithms.networks import MLP
+from shapo.runs.switches import flushing_subnormals
 from shapo.sharpness import EuclideanSAM, sharpness_aware_gradient
-
-
-@contextmanager
-def flushing_subnormals() -> Iterator[None]:
-    """Makes numbers below 1e-38 count as 0 on this thread.
-
-    ‖φ‖² and Adam's momentum let the weights of constant inputs decay into subnormals. Processors are slow on these:
-    fits took up to four times as long.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 class Critics:
@@ -68,6 +52,8 @@ class Critics:
         denominator = self.adam_v.sqrt().mul_((1 - 0.999**self.steps) ** -0.5).add_(1e-8)
         self.theta.addcdiv_(self.adam_m, denominator, value=-self.learning_rate / (1 - 0.9**self.steps))
 
+    # ‖φ‖² and Adam's momentum let the weights of constant inputs decay into subnormals, on which processors are slow:
+    # fits took up to four times as long.
     @flushing_subnormals()
     def fit(
         self,

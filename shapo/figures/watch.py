@@ -18,6 +18,7 @@ from shapo.checks import whole
 from shapo.envs.episode import record_episode
 from shapo.figures.scenes import animated, robot_animation, trajectory_animation
 from shapo.figures.style import canvas
+from shapo.runs.identity import checked_config
 from shapo.runs.run import Run
 
 PROGRAM = Path(__file__).with_name("render.py")
@@ -62,7 +63,8 @@ def watch(
 
     render: False for a drawing even where MuJoCo can make pictures.
     """
-    env = run.config.make_env(1, seed, **run.config.undifferentiated)
+    config = checked_config("run.config", getattr(run, "config", None))
+    env = config.make_env(1, seed, **config.undifferentiated)
     rng = None if deterministic else np.random.default_rng([seed, 1])
     with torch.no_grad(), closing(env):
         episode = record_episode(run.actor, env, rng, whole(1)("steps", steps))

@@ -36,9 +36,10 @@ class RobotPolicy(Acts):
         arrays = [tensor.numpy() for tensor in (self.theta, self.mean, self.scale)]
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:12]
 
+    @torch.autocast("cpu", enabled=False)
     def act(self, observation: np.ndarray | Tensor, rng: np.random.Generator | None) -> Tensor:
         """The mode, or a sample if a generator is given."""
-        observation = torch.as_tensor(observation).float().to(self.mean.device)
+        observation = torch.as_tensor(observation, device=self.mean.device).float()
         shape = len(observation), self.actor.actions
         noise = None if rng is None else torch.from_numpy(rng.standard_normal(shape, np.float32))
         scaled = ((observation - self.mean) * self.scale).clamp(-self.clip, self.clip)

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from shapo.checks import whole
+from shapo.checks import flag, whole
 from shapo.runs.identity import RunConfig
+from shapo.runs.switches import plain_torch
 
 LONGEST = 100_000  # steps after which an episode of a plain environment is cut off
 
@@ -75,12 +76,15 @@ class Several(Plain):
         return its.get("final_info", its)
 
 
+@plain_torch()
 def evaluate(
     config: RunConfig, policy: Callable, episodes: int = 20, deterministic: bool = True, seed: int = 0, env: Any = None
 ) -> pd.DataFrame:  # fmt: skip
     """Evaluates a policy; returns a row per episode: env, return, cost, length, failed. See `Run.evaluate`."""
     episodes, seed, own = whole(1)("episodes", episodes), whole(0)("seed", seed), env is None
-    rng = np.random.default_rng([seed, 1])
+    deterministic, rng = flag("deterministic", deterministic), np.random.default_rng([seed, 1])
+    if not own and not hasattr(env, "reset"):
+        raise TypeError(f"env must be None or an environment, such as gymnasium.make(id); got {env!r}")
     if own:
         env = config.make_env(min(episodes, config.num_envs), seed, **config.undifferentiated)
     elif isinstance(bare := getattr(env, "unwrapped", env), gymnasium.vector.VectorEnv):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -19,7 +20,7 @@ import pandas as pd
 import torch
 
 from shapo.runs.evaluate import evaluate
-from shapo.runs.identity import RunConfig
+from shapo.runs.identity import RunConfig, checked_config
 from shapo.runs.shipped import CorruptPackError, Pack, pack_of
 from shapo.runs.store import (
     ABOVE,
@@ -33,6 +34,7 @@ from shapo.runs.store import (
     version_of,
     write_atomically,
 )
+from shapo.runs.switches import plain_torch
 
 
 class Run:
@@ -43,7 +45,9 @@ class Run:
     """
 
     def __init__(self, config: RunConfig, runs: str | Path | None = None):
-        self.config = config
+        self.config = checked_config("config", config)
+        if not isinstance(runs, str | os.PathLike | None):
+            raise TypeError(f"runs must be None or a folder; got {runs!r}")
         self.folder = Path(runs if runs is not None else runs_folder()).absolute()
         name = f"{type(config.algorithm).__name__}-seed{config.seed}-{config.run_id}"
         self.path = self.folder / str(config.task) / name
@@ -129,7 +133,7 @@ class Run:
         """Versions, commit and machine under which the epochs were run, in order of change."""
         if pack := self.pack:
             return pack.provenance(self.config.run_id)
-        return deepcopy(self.load()[1]["provenance"])
+        return self.load()[1]["provenance"]
 
     @property
     def networks(self) -> dict[str, np.ndarray]:
@@ -142,7 +146,7 @@ class Run:
                 without = f"{self.path.name} is shipped as numbers, without its networks"
                 raise FileNotFoundError(f"{without}; shapo.train(run.config) trains it here")
             return shipped
-        return dict(self.load()[0])
+        return self.load()[0]
 
     @property
     def shipped_networks(self) -> dict[str, np.ndarray]:
@@ -155,7 +159,7 @@ class Run:
     def actor(self) -> Any:  # an `algorithms.networks.Policy`, or a `robots.policy.RobotPolicy`
         """The trained policy, ready to roll out. Raises FileNotFoundError if there is none, or none is shipped."""
         networks = self.networks
-        with self._restoring():
+        with plain_torch(), self._restoring():
             return self.config.policy(networks)
 
     def evaluate(
@@ -169,7 +173,9 @@ class Run:
         return evaluate(self.config, self.actor, episodes, deterministic, seed, env)
 
     def load(self) -> tuple[dict[str, np.ndarray], dict]:
-        """Loads the checkpoint's (arrays, meta), not to change. Raises CorruptCheckpointError, FileNotFoundError."""
+        """Returns the checkpoint's (arrays, meta); the arrays are read-only. Raises CorruptCheckpointError, and
+        FileNotFoundError.
+        """
         if not self.exists:
             raise FileNotFoundError(f"{self.path} has no checkpoint: this run has not begun")
         arrays, meta = _load(self.checkpoint, *version_of(self.checkpoint))
@@ -183,16 +189,26 @@ class Run:
         if not (whole and isinstance(meta.get("provenance"), list)):
             problem = f"it must hold provenance, and progress of {epoch} epochs; got {shapes}"
             raise corrupt(self.checkpoint, problem)
-        return arrays, meta
+        return dict(arrays), deepcopy(meta)  # they are cached
 
     def restore(self, trainer: Any) -> None:
         """Brings a fresh trainer of the config to the state of the checkpoint. Raises the errors of `load`."""
         arrays, meta = self.load()
-        fresh = trainer.state()[0]
+        fresh, known = trainer.state()
         with self._restoring():
-            for name, array in fresh.items():
-                if ":" not in name and array.dtype != arrays[name].dtype:
-                    raise TypeError(f"{name} must be {array.dtype}; got {arrays[name].dtype}")
+            for name, like in fresh.items():
+                if ":" in name or name == "env/random":  # tables grow, and a generator's text has any length
+                    continue
+                if (arrays[name].dtype, arrays[name].shape) != (like.dtype, like.shape):
+                    wanted, got = (f"{array.dtype} of shape {array.shape}" for array in (like, arrays[name]))
+                    raise ValueError(f"{name} must be {wanted}; got {got}")
+            for name, array in arrays.items():
+                if array.dtype.kind == "f" and ":" not in name and not np.isfinite(array).all():
+                    raise ValueError(f"{name} must be finite")
+            _check_alike("meta", meta, known)
+            for name, total in known["totals"].items():
+                if isinstance(total, int) and meta["totals"][name] < 0:
+                    raise ValueError(f"{name} must be at least 0; got {meta['totals'][name]}")
             trainer.restore(arrays, meta)
 
     def save(self, arrays: dict[str, np.ndarray], meta: dict) -> None:
@@ -241,6 +257,20 @@ class Run:
         if not len(tables["episodes"].columns):
             tables["episodes"] = pd.DataFrame(columns=list(self.config.episode_columns), dtype=object)
         return tables
+
+
+def _check_alike(name: str, value: Any, like: Any) -> None:
+    """Raises a ValueError that names the value, if it has not the type of `like`, its keys, or is no finite number."""
+    if isinstance(like, Mapping):
+        right = isinstance(value, dict)
+        for key in like if right else ():
+            _check_alike(key, value.get(key), like[key])
+    elif isinstance(like, int | float) and not isinstance(like, bool):
+        right = type(value) in (int, float) and (math.isfinite(value) or not math.isfinite(like))
+    else:
+        right = like is None or isinstance(value, list if isinstance(like, tuple) else type(like))
+    if not right:
+        raise ValueError(f"{name} must be like {like!r:.60}; got {value!r:.60}")
 
 
 @functools.lru_cache(maxsize=8)  # for the tables of one run, asked for one after the other; they may be large

@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from shapo.checks import NonFiniteError
-from shapo.runs.identity import RunConfig
+from shapo.runs.identity import RunConfig, checked_config
 from shapo.runs.run import Run, provenance
 from shapo.runs.store import CorruptCheckpointError, remove_leftovers, write_atomically, writing
+from shapo.runs.switches import plain_torch
 
 NOT_THE_RUNS_FAULT = OSError, MemoryError, CorruptCheckpointError  # mended outside the run, so never recorded
 _ONE_AT_A_TIME = threading.RLock()  # threads share PyTorch's generator and switches, and Warp's graphs
@@ -57,7 +58,7 @@ def train(
     with _ONE_AT_A_TIME:
         with writing(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
-        with _exclusive(run), one_thread(), plain_torch():
+        with _exclusive(run), alone():
             if not run.finished:  # another thread or process may have finished it meanwhile
                 remove_leftovers(run.path)
                 run.write_config()
@@ -66,13 +67,6 @@ def train(
                         if callback:
                             callback(dict(row))
     return run
-
-
-def checked_config(field: str, value: object) -> RunConfig:
-    """Returns `value` if it is a config; else raises a TypeError that names the field."""
-    if isinstance(value, RunConfig):
-        return value
-    raise TypeError(f"{field} must be a shapo.Config or a shapo.RobotConfig; got {value!r}")
 
 
 def failure(run: Run) -> dict | None:
@@ -137,19 +131,10 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def plain_torch() -> Iterator[None]:
-    """Sets PyTorch's global switches to its defaults inside, so that no run depends on what its user set."""
-    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
-    # PyTorch's device context slows every call, so it is entered only where it is needed.
-    device = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
-    with device, torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        try:
-            torch.set_default_dtype(torch.float32)
-            torch.set_float32_matmul_precision("highest")
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
-            torch.set_float32_matmul_precision(precision)
+def alone() -> Iterator[None]:
+    """Lets one thread of this process at a time train or roll out, on `one_thread`, in `plain_torch`."""
+    with _ONE_AT_A_TIME, one_thread(), plain_torch():
+        yield
 
 
 @contextmanager

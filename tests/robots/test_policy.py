@@ -67,6 +67,13 @@ def test_actions_are_of_the_observations_kind(policy, observations):
     assert policy(torch.zeros(policy.columns, dtype=torch.int64)).dtype == torch.float64
 
 
+@pytest.mark.parametrize("policy", ["SHAC", "PPO"], indirect=True)
+def test_the_users_switches_change_no_action_of_robots(policy, observations):
+    expected = policy(observations)
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(policy(observations), expected)
+
+
 def test_samples_are_the_generators(policy, observations):
     def spread(**kwargs):
         return policy(np.repeat(observations[:1], 4000, 0), **kwargs)

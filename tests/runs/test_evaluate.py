@@ -96,6 +96,21 @@ def test_what_cannot_be_is_named(run, arguments):
         run.evaluate(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"deterministic": "no"}, "deterministic must be True or False; got 'no'"),
+        (
+            {"env": "Walker2d-v4"},
+            r"env must be None or an environment, such as .*; got 'Walker2d-v4'",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        evaluate(shapo.Config(), None, **arguments)
+
+
 def test_another_environment_is_refused_by_its_shape(run):
     with pytest.raises(ValueError, match=r"observation must have shape \(17,\)"):
         run.evaluate(1, env=gymnasium.make("Pendulum-v1"))

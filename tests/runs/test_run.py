@@ -41,6 +41,7 @@ def test_editing_what_a_run_hands_out_trains_nothing_on(trained, tmp_path):
         run.networks["actor/theta"] += 1
     run.networks["actor/theta"] = np.zeros(3)
     run.provenance.append("mine")
+    run.load()[1]["algorithm"].update(lagrangian_multiplier=7.0)
     run.progress.kl.to_numpy(copy=True)[:] = 7.0
     shapo.train(SMALL, runs=run.folder, progress=False)
     assert run.progress.equals(trained.progress) and run.episodes.equals(trained.episodes)
@@ -67,6 +68,19 @@ CRAFTED = {
     "small networks": lambda arrays, meta: arrays.update({"actor/theta": arrays["actor/theta"][:5]}),
     "no generator": lambda arrays, meta: meta.pop("action_rng"),
     "a generator of text": lambda arrays, meta: meta.update(action_rng="PCG64"),
+    "a multiplier that is no number": lambda arrays, meta: meta["algorithm"].update(
+        lagrangian_multiplier=np.nan
+    ),
+    "a multiplier of text": lambda arrays, meta: meta["algorithm"].update(lagrangian_multiplier="1"),
+    "costs of one number": lambda arrays, meta: meta["algorithm"].update(costs=1.0),
+    "no state of the algorithm": lambda arrays, meta: meta.update(algorithm=[]),
+    "a total that is missing": lambda arrays, meta: meta["totals"].pop("failures"),
+    "a total below 0": lambda arrays, meta: meta["totals"].update(failures=-1),
+    "a total of text": lambda arrays, meta: meta["totals"].update(total_cost="3"),
+    "networks that are no numbers": lambda arrays, meta: arrays.update(
+        {"actor/theta": arrays["actor/theta"] * np.nan}
+    ),
+    "fewer observations": lambda arrays, meta: arrays.update(observation=arrays["observation"][:1]),
     "no episodes under way": lambda arrays, meta: arrays.pop("running"),
 }
 

@@ -23,6 +23,7 @@ from shapo.algorithms.advantages import Rollout
 from shapo.algorithms.trainer import Trainer
 from shapo.checks import NonFiniteError
 from shapo.runs.store import CorruptCheckpointError, load_checkpoint, save_checkpoint
+from shapo.runs.switches import flushing_subnormals, plain_torch
 from shapo.runs.train import one_thread
 
 
@@ -416,6 +417,10 @@ SWITCHES = {
     "inference mode": torch.inference_mode,
     "autocast": partial(torch.autocast, "cpu", torch.bfloat16),
     "matmul precision": partial(changed, torch.set_float32_matmul_precision, "medium", "highest"),
+    "subnormals": partial(changed, torch.set_flush_denormal, True, False),
+} | {
+    f"precision of {name}": partial(changed, partial(setattr, part, "fp32_precision"), "tf32", "none")
+    for name, part in {"CUDA": torch.backends.cuda.matmul, "all": torch.backends}.items()
 }
 ROBOTS = {
     "SHAC": shapo.RobotConfig(
@@ -444,6 +449,17 @@ def test_switches_of_the_user_change_no_run(tmp_path, plain, switch, what):
         after = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
     assert after == before, "the user's switches are the user's"
     assert_same_run(run, plain[what])
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_what_the_user_does_with_subnormals_stays(mine):
+    least = torch.tensor(2e-38)
+    with changed(torch.set_flush_denormal, mine, False):
+        with plain_torch():
+            with flushing_subnormals():
+                assert least / 4 == 0
+            assert least / 4 > 0
+        assert (least / 4 == 0) == mine
 
 
 @pytest.mark.parametrize("what", ["safe RL", "PPO"])
@@ -493,6 +509,10 @@ def test_an_error_of_the_callback_is_no_failure_of_the_run(tmp_path, plain):
 
 
 def test_what_is_no_config_or_callback_is_named():
+    with pytest.raises(TypeError, match=r"config must be a shapo.Config or a shapo.RobotConfig; got {}"):
+        shapo.Run({})
+    with pytest.raises(TypeError, match=r"runs must be None or a folder; got 3"):
+        shapo.train(SMALL, runs=3)
     with pytest.raises(TypeError, match=r"config must be a shapo.Config or a shapo.RobotConfig; got {}"):
         shapo.train({})
     with pytest.raises(TypeError, match="callback must be None or a function of a row of progress; got 3"):
