@@ -4,6 +4,7 @@
 
 A condition is a dict with any of noise (λ), stiffness (k_e, N/m), damping (k_d, N·s/m²), friction (μ). What it does not
 name is as in training. Rollouts are kept in a file, `rollouts.parquet` in `figures/data/`, so that none is made twice.
+Those that are missing there go to a file of that name in the run store, unless the figures that ship are drawn again.
 It has a row per rollout: run_id, the digest of the policy, the condition in full, count, seed, rollout, the outcome and
 the provenance (versions, commit and machine).
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,8 +29,9 @@ from shapo.robots.env import DifferentiableEnv
 from shapo.robots.policy import RobotPolicy
 from shapo.robots.simulator import ROBOTS
 from shapo.runs.run import Run, provenance
-from shapo.runs.store import lock_of, write_atomically
-from shapo.runs.train import one_thread
+from shapo.runs.shipped import data_folder, read_sealed, sealed
+from shapo.runs.store import lock_of, runs_folder, write_atomically
+from shapo.runs.train import alone
 
 Condition = Mapping[str, float]
 RULES = {"noise": UNIT, "stiffness": POSITIVE, "damping": AT_LEAST_0, "friction": AT_LEAST_0}
@@ -38,7 +41,7 @@ FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times k_e and k_d of training, Figure 1
 KEY = ["run_id", "policy", "noise", "stiffness", "damping", "friction", "count", "seed"]
 
 
-@one_thread()
+@alone()  # threads share an environment
 @torch.no_grad()
 def rollouts(
     policy: RobotPolicy, task: str, count: int = 100, condition: Condition | None = None, seed: int = 0
@@ -104,11 +107,17 @@ def cached_sweep(
 ) -> pd.DataFrame:  # fmt: skip
     """Runs `rollouts` of every trained policy under every condition, on all cores; returns them in one table.
 
-    runs: by algorithm; runs that are not available are left out. store: a parquet file from which known rollouts are
-    read, and to which new ones are added; None keeps nothing. Returns a row per rollout: algorithm, the columns of KEY,
-    rollout, return, length, failed, diverged, provenance. Raises ValueError as `rollouts` does.
+    runs: by algorithm; runs that are not available are left out. store: a `sealed` file from which known rollouts are
+    read, and to which new ones are added; one in `data_folder()` gets them only from the batch of notebooks, which sets
+    SHAPO_FIGURES, and otherwise its namesake in the run store. None keeps nothing. Returns a row per rollout:
+    algorithm, the columns of KEY, rollout, return, length, failed, diverged, provenance. Raises ValueError as
+    `rollouts` does, and CorruptPackError for a damaged file.
     """
-    kept = pd.read_parquet(store) if store is not None and store.exists() else pd.DataFrame(columns=KEY)
+    files = [] if store is None else [store]
+    if files and store.parent == data_folder() and not os.environ.get("SHAPO_FIGURES"):
+        files.append(store := runs_folder() / store.name)
+    read = [read_sealed(file) for file in files if file.exists()]
+    kept = pd.concat(read).drop_duplicates([*KEY, "rollout"]) if read else pd.DataFrame(columns=KEY)
     have = set(kept[KEY].drop_duplicates().itertuples(index=False, name=None))
     wanted = [(algorithm, run) for algorithm, several in runs.items() for run in several if run.available]
     keys = {run: _keys(run, conditions, count, seed) for _, run in wanted}
@@ -148,12 +157,10 @@ def _rolled_out(run: Run, keys: Sequence[tuple], bar: tqdm) -> Iterator[pd.DataF
 
 
 def _added(kept: pd.DataFrame, fresh: pd.DataFrame, store: Path | None) -> pd.DataFrame:
-    """Adds `fresh` to the store; returns all its rows, with those that another process has added meanwhile."""
-    if store is None:
-        return pd.concat([kept, fresh], ignore_index=True) if len(kept) else fresh
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with lock_of(store):
-        there = pd.read_parquet(store) if store.exists() else fresh[:0]
-        both = pd.concat([there, fresh], ignore_index=True).drop_duplicates([*KEY, "rollout"])
-        write_atomically(store, both.to_parquet(index=False, compression="zstd"))
-    return both
+    """Adds `fresh` to the store, beside what another process has added meanwhile; returns it with `kept`."""
+    if store is not None:
+        with lock_of(store):  # which makes the folder
+            there = [read_sealed(store)] if store.exists() else []
+            both = pd.concat([*there, fresh]).drop_duplicates([*KEY, "rollout"])
+            write_atomically(store, sealed(both))
+    return pd.concat([kept, fresh], ignore_index=True) if len(kept) else fresh

@@ -1,6 +1,8 @@
 """Rollouts that are kept: complete, made once, and those of the policies they are said to be of."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +11,12 @@ import pytest
 
 import shapo
 from shapo.experiments import robots
-from shapo.figures.style import ROOT
 from shapo.robots import SHAC, RobotConfig, robustness
 from shapo.robots.env import DifferentiableEnv
 from shapo.robots.robustness import rollouts
 from shapo.runs.run import provenance
+from shapo.runs.shipped import CorruptPackError, data_folder, read_sealed, sealed
+from shapo.runs.store import runs_folder
 
 CONFIG = RobotConfig(
     "DiffAnt", SHAC(horizon=4, actor_hidden_sizes=(8,), critic_hidden_sizes=(8,)), iterations=1, num_envs=2
@@ -59,7 +62,7 @@ def test_another_policy_of_a_config_has_rollouts_of_its_own(runs, tmp_path):
     meta = {name: value for name, value in meta.items() if name not in ("config", "method", "provenance")}
     run.save(arrays | {"theta": arrays["theta"] + np.float32(0.1)}, meta)
     after = robustness.cached_sweep({"one": [run]}, [{}], count=3, store=store, progress=False)
-    assert (after["return"] != before["return"]).all() and len(pd.read_parquet(store)) == 6
+    assert (after["return"] != before["return"]).all() and len(read_sealed(store)) == 6
 
 
 def test_what_another_process_added_meanwhile_stays(runs, tmp_path, monkeypatch):
@@ -74,7 +77,57 @@ def test_what_another_process_added_meanwhile_stays(runs, tmp_path, monkeypatch)
     table = robustness.cached_sweep(
         {"one": runs["one"]}, [{}, {"noise": 0.0}], count=3, store=store, progress=False
     )
-    assert len(table) == 3 and pd.read_parquet(store).run_id.nunique() == 2
+    assert len(table) == 3 and read_sealed(store).run_id.nunique() == 2
+
+
+def test_what_a_session_adds_to_the_shipped_rollouts_lies_in_the_run_store(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("SHAPO_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("SHAPO_FIGURES", raising=False)
+    shipped, mine = data_folder() / "rollouts.parquet", runs_folder() / "rollouts.parquet"
+
+    def swept(*conditions):
+        return robustness.cached_sweep({"one": runs["one"]}, conditions, 3, store=shipped, progress=False)
+
+    monkeypatch.setenv("SHAPO_FIGURES", str(tmp_path))
+    first = swept({})
+    before = shipped.read_bytes()
+    monkeypatch.delenv("SHAPO_FIGURES")
+    both = swept({}, {"noise": 0.5})
+    assert shipped.read_bytes() == before and read_sealed(mine).noise.tolist() == [0.5] * 3
+    assert both[:3].equals(first)
+    monkeypatch.setattr(robustness, "_rolled_out", lambda *_: pytest.fail("made again"))
+    assert swept({}, {"noise": 0.5}).equals(both)
+
+
+def test_damaged_rollouts_are_told(tmp_path):
+    store, table = tmp_path / "rollouts.parquet", pd.DataFrame({"return": np.ones(9), "run_id": ["a"] * 9})
+    whole = sealed(table)
+    for place in range(4, len(whole), 41):
+        store.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            assert read_sealed(store).equals(table)  # a byte that says nothing of the content
+        except CorruptPackError as error:
+            assert "rollouts.parquet was not read" in str(error)
+    table.assign(run_id="b").to_parquet(store)  # of another content than it was sealed with, or not sealed
+    with pytest.raises(CorruptPackError, match="its content is not that of its SHA-256"):
+        robustness.cached_sweep({}, [], store=store)
+    store.write_bytes(sealed(table.assign(run_id="b")))
+    assert read_sealed(store).run_id.tolist() == ["b"] * 9 and not table.attrs
+
+
+def test_threads_that_roll_out_wait_for_each_other(runs, monkeypatch):
+    """They share an environment, in which one would go on from where another is."""
+    policy, inside = runs["one"][0].actor, []
+
+    def watched(observation):
+        inside.append(1)
+        time.sleep(0.01)
+        assert len(inside) == 1
+        return inside.pop() and policy(observation)
+
+    with ThreadPoolExecutor(2) as pool:
+        tables = pool.map(lambda _: rollouts(watched, "DiffAnt", 3), range(2))
+        assert all(table.equals(rollouts(policy, "DiffAnt", 3)) for table in tables)
 
 
 def test_rollouts_are_of_their_policy_and_condition(runs, tmp_path):
@@ -114,7 +167,7 @@ def test_the_figures_conditions_contain_those_of_training():
 def test_shipped_rollouts_come_back(monkeypatch):
     """A policy and condition of those in figures/data, rolled out again: to the last bit on the same machine."""
     monkeypatch.undo()  # whole episodes
-    shipped = pd.read_parquet(ROOT / "figures" / "data" / "rollouts.parquet")
+    shipped = read_sealed(data_folder() / "rollouts.parquet")
     ours = {run.config.run_id: run for run in robots.study("robots", "laptop").runs}
     assert set(shipped.run_id) <= set(ours) and shipped.provenance.notna().all()
     chosen = shipped[(shipped.noise == 0.2) & (shipped["count"] == 100)].groupby("run_id", sort=True)
