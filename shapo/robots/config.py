@@ -24,6 +24,7 @@ from shapo.checks import (
 )
 from shapo.robots.simulator import ROBOTS
 from shapo.runs.identity import RunConfig, describe
+from shapo.runs.switches import plain_torch
 from shapo.sharpness import EffectiveAlpha, Perturbation
 
 if TYPE_CHECKING:  # these import Newton, which takes seconds
@@ -122,7 +123,7 @@ class RobotConfig(Checked, RunConfig):
     # Perturbation of SHAC's actor. AdaptiveSAM: SHAC-ASAM; EuclideanSAM: SAM, T = I; None: SHAC.
     actor: Perturbation | None = setting(perturbation, None)
     # How many of the N robots give the gradient for ε; None: all, as in the paper. With fewer, the whole N are rolled
-    # out only at θ + ε, so along_perturbed becomes True, and stays so in configs that `replace` makes of this one.
+    # out only at θ + ε, so `resolved` has along_perturbed=True.
     ascent_envs: int | None = setting(whole(1), None)
     # Whether next states, critic, scale of observations and records come from the rollout at θ + ε, not at θ.
     # Algorithm 1 of the paper reads like False; its optimiser, wrapped around DiffRL's code, would do True.
@@ -153,8 +154,6 @@ class RobotConfig(Checked, RunConfig):
                 f"along_perturbed must be False, or True beside a perturbation of the actor; got "
                 f"{self.along_perturbed!r} with actor={self.actor!r}"
             )
-        if few is not None:
-            object.__setattr__(self, "along_perturbed", True)
         self.algorithm.check(self)
         describe(self)  # raises now for a perturbation that could not be stored later
 
@@ -162,7 +161,10 @@ class RobotConfig(Checked, RunConfig):
     def resolved(self) -> RobotConfig:
         known, published = vars(self.algorithm), PUBLISHED[self.task].items()
         algorithm = filled(self.algorithm, **{name: value for name, value in published if name in known})
-        return self if algorithm == self.algorithm else replace(self, algorithm=algorithm)
+        along = self.along_perturbed or self.ascent_envs is not None
+        if (algorithm, along) == (self.algorithm, self.along_perturbed):
+            return self
+        return replace(self, algorithm=algorithm, along_perturbed=along)
 
     @property
     def epochs(self) -> int:
@@ -183,7 +185,8 @@ class RobotConfig(Checked, RunConfig):
         """The task as `num_envs` robots. gradients: False saves the time to compile the derivative."""
         from shapo.robots.env import DifferentiableEnv
 
-        return DifferentiableEnv(self.task, num_envs, seed, gradients=gradients)
+        with plain_torch():
+            return DifferentiableEnv(self.task, num_envs, seed, gradients=gradients)
 
     def trainer(self) -> RobotTrainer:
         """The trainer that `shapo.train` runs for this config."""

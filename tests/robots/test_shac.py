@@ -248,8 +248,8 @@ def test_along_perturbed_changes_the_trajectory_alone(monkeypatch):
 
 def test_few_robots_mean_along_perturbed():
     config = replace(CONFIG, actor=AdaptiveSAM(0.5), ascent_envs=2)
-    assert config.along_perturbed and config == replace(config, along_perturbed=True)
-    assert replace(config, ascent_envs=None).along_perturbed  # the same with all robots
+    assert config.resolved.along_perturbed and config.run_id == replace(config, along_perturbed=True).run_id
+    assert replace(config, ascent_envs=None).run_id == replace(CONFIG, actor=AdaptiveSAM(0.5)).run_id
     with pytest.raises(ValueError, match="along_perturbed"):
         replace(config, along_perturbed="no")
 
