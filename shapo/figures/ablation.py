@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from shapo.envs import task_of
 from shapo.experiments.safety import METRICS
-from shapo.figures.style import LOOKS, PAGE, canvas, legend, looks, nothing, short_count
+from shapo.figures.style import LOOKS, PAGE, canvas, label, legend, looks, nothing, short_count
 
 CELL = ["task", "baseline", "metric"]
 
@@ -86,14 +86,14 @@ def dose_response(
             axis.plot(runs.radius, runs[metric], look.marker, color=look.colour, ms=2.5, alpha=0.4, mew=0)
             axis.plot(middle.index, middle, marker=look.marker, ms=4, label=baseline, **look.line)
             if start in middle:
-                axis.axhline(middle[start], color=look.colour, lw=0.6, alpha=0.6)
+                axis.axhline(middle[start], color=look.colour, lw=0.8, ls=":", label=f"{baseline}, radius 0")
         axis.set_xscale("log")
         axis.set_xticks(sorted(shown.radius.unique()))
         axis.xaxis.set_major_formatter(lambda x, _: "0" if x < 2 * start else f"{x:g}")
         axis.minorticks_off()
         axis.yaxis.set_major_formatter(short_count)
-        axis.set(ylabel=names[metric], xlabel=unit if task == tasks[-1] else "")
-        axis.set_title(task if metric == metrics[task][0] else "", loc="left")
+        title = f"{task}: {names[metric]}" if metric == metrics[task][0] else names[metric]
+        label(axis, title, unit if task == tasks[-1] else "")
     return legend(fig)
 
 

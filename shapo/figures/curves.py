@@ -24,7 +24,7 @@ Progress = Mapping[str, Sequence[pd.DataFrame]]  # label -> a table per seed
 
 
 def curves(axis: Axes, series: Series, chosen: Mapping[str, Look], window: int = 1, middle="median") -> None:
-    """Draws the median (or mean) over seeds as a line, with a band from the first to the third quartile.
+    """Draws the median over seeds as a line with the middle half as a band, or the mean with its standard error.
 
     A seed's finite points are joined, averaged backwards over `window`. A curve spans only the x that all seeds cover.
     """
@@ -38,10 +38,27 @@ def curves(axis: Axes, series: Series, chosen: Mapping[str, Look], window: int =
         every = max(1, len(table) // 7)
         sns.lineplot(
             x=np.repeat(table.index.to_numpy(float), table.shape[1]), y=table.to_numpy().ravel(), ax=axis,
-            estimator=middle, errorbar=("pi", 50), err_kws={"alpha": 0.13, "lw": 0}, label=name, legend=False,
+            estimator=middle, errorbar=("pi", 50) if middle == "median" else "se",
+            err_kws={"alpha": 0.13, "lw": 0}, label=name, legend=False,
             marker=chosen[name].marker, ms=3.5, mew=0, markevery=(place * every // 5 % every, every),
             **chosen[name].line,
         )  # fmt: skip
+
+
+def name_lines(axis: Axes) -> None:
+    """Instead of a legend, writes the name of each line beside its last point in view, one above the other."""
+    axis.autoscale_view()
+    size = axis.get_window_extent().height * 72 / axis.figure.dpi  # points
+    ends = []
+    for line in axis.lines:
+        if not line.get_label().startswith("_"):
+            points = (axis.transData - axis.transAxes).transform(line.get_xydata())
+            ends.append((*points[((points > -0.01) & (points < 1.01)).all(1)][-1], line.get_label()))
+    free = 4 / size
+    for x, y, name in sorted(ends, key=lambda end: end[1]):
+        y, free = max(y, free), max(y, free) + 8.5 / size
+        beside = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center", "fontsize": 7}
+        axis.annotate(name, (x, y), (4, 0), annotation_clip=False, **beside)
 
 
 def grid(

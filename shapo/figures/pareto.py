@@ -10,10 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from shapo.experiments.statistics import pareto_front
-from shapo.figures.style import LIMIT, LOOKS, PAGE, Look, canvas, looks, nothing, ordered
+from shapo.figures.style import COMPARED, LIMIT, PAGE, Look, canvas, looks, nothing, ordered
 
 ARROW = {"arrowstyle": "-|>", "lw": 1.1, "mutation_scale": 8, "shrinkA": 3, "shrinkB": 3}
-VARIANTS = {name: LOOKS[name] for name in ("vanilla", "SHAPO")}
+VARIANTS = {"vanilla": COMPARED, "SHAPO": Look("black")}  # colours are the baselines'
 Names, Limits = Mapping[str, str], Mapping[str, float] | None
 
 
@@ -30,10 +30,8 @@ def pareto(
     """
     chosen, limits = chosen or looks(dict.fromkeys(table.baseline)), limits or {}
     columns, rows = min(2, len(x)), -(-len(x) // 2)
-    fig, axes = canvas(PAGE * (0.3 + 0.35 * columns), 2.6 * rows + 0.5, columns, rows)
-    for axis in axes[len(x) :]:
-        axis.remove()
-    for axis, (task, metric) in zip(axes, x.items(), strict=False):
+    fig, axes = canvas(PAGE * (0.3 + 0.35 * columns), 2.6 * rows + 0.5, columns, rows, len(x))
+    for axis, (task, metric) in zip(axes, x.items(), strict=True):
         axis.set(xlabel=labels[metric], ylabel=labels["return"])
         axis.set_title(task, loc="left")
         points = _points(table, task, metric)

@@ -42,17 +42,17 @@ class Look(NamedTuple):
 COMPARED = Look("black", DASHED)  # what a figure compares with
 LOOKS = {
     "vanilla": COMPARED, "SHAPO": Look(BLUE, (), "s"), "SHAPO Actor": Look(SKY, MIXED, "^"),
-    "SAM Critic": Look(PINK, DOTTED, "v"), "E-SAM": Look(ORANGE, LONG, "D"),
-    "E-SAM + SAM Critic": Look(RED, MIXED, "P"), "random direction": Look(GREY, DOTTED, "X"),
+    "SAM Critic": Look(PINK, DOTTED, "v"), "E-SAM": Look(RED, LONG, "D"),
+    "E-SAM + SAM Critic": Look(BROWN, MIXED, "P"), "random direction": Look(GREY, DOTTED, "X"),
     "optimistic": Look(GREEN, DASHED, "<"),
     "fixed δ": Look(BLUE, (), "s"), "fixed α, n in steps": Look(GREY, DOTTED, "v"),
     "fixed α, n in episodes": Look(ORANGE, LONG, "D"), "fixed α, n measured": Look(GREEN, MIXED, "^"),
-    "TRPOLag": Look("black"), "PIDLag": Look(BLUE, LONG, "s"), "CPO": Look(GREEN, MIXED, "^"),
-    "CRPO": Look(ORANGE, DASHED, "D"), "SauteRL": Look(PINK, DOTTED, "v"),
+    "TRPOLag": Look(BLUE), "PIDLag": Look(SKY, LONG, "s"), "CPO": Look(GREEN, MIXED, "^"),
+    "CRPO": Look(RED, DASHED, "D"), "SauteRL": Look(PINK, DOTTED, "v"),
     "OmniSafe": COMPARED, "ours": Look(BLUE, (), "s"),
     "SHAC": COMPARED, "PPO": Look(PINK, DOTTED, "v"),
     "SHAC-ASAM": Look(BLUE, (), "s"), "SHAC-ASAM, few robots": Look(GREEN, MIXED, "^"),
-    "SHAC-ASAM, ρ = 0.25": Look("#8CC5F0", MIXED, "<"), "SHAC-ASAM, ρ = 0.75": Look(BLUE, (), "s"),
+    "SHAC-ASAM, ρ = 0.25": Look(SKY, MIXED, "<"), "SHAC-ASAM, ρ = 0.75": Look(BLUE, (), "s"),
     "SHAC-ASAM, ρ = 1.5": Look("#00315C", LONG, "P"),
     "SHAC-ASAM, ρ = 0.25, along θ + ε": Look("#F6CE79", MIXED, "<"),
     "SHAC-ASAM, ρ = 0.75, along θ + ε": Look(ORANGE, LONG, "D"),
@@ -128,11 +128,13 @@ def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = N
     return list(paths)
 
 
-def canvas(width: float, height: float, columns: int = 1, rows: int = 1, **more) -> tuple[Figure, np.ndarray]:
-    """A figure in this style, and its axes in the order of reading."""
+def canvas(width: float, height: float, columns=1, rows=1, used=None, **more) -> tuple[Figure, np.ndarray]:
+    """A figure in this style, and its axes in the order of reading, of which only the first `used` are kept."""
     use_style()
     fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **more)
-    return fig, axes.ravel()
+    for axis in axes.ravel()[used or axes.size :]:
+        axis.remove()
+    return fig, axes.ravel()[:used]
 
 
 def label(axis: Axes, title: str, x: str = "", y: str = "") -> None:

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from shapo import figures
 from shapo.experiments import safety as experiments
@@ -148,6 +149,12 @@ def test_every_variant_of_the_experiments_has_its_look():
     variants = experiments.variants("PointGoal1-v0")
     assert len({look[1:] for look in looks(variants).values()}) == len(variants)  # even without colour
     assert LOOKS["vanilla"].colour == "black" and LOOKS["vanilla"].dashes
+
+
+def test_the_contrast_of_figure_6_survives_grey_print():
+    grey = {name: to_rgb(look.colour) @ np.array([0.299, 0.587, 0.114]) for name, look in LOOKS.items()}
+    assert abs(grey["SHAPO Actor"] - grey["E-SAM"]) > 0.1
+    assert grey["TRPOLag"] > 0  # black is what a figure compares with
 
 
 def test_names_that_are_not_known_get_looks_that_are_free():

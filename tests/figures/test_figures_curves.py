@@ -1,10 +1,12 @@
 """The figures of the dials draw what they are given."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from shapo import figures
+from shapo.figures.curves import name_lines
 from shapo.sharpness import FixedAlpha, FixedDelta, alpha_from_delta
 
 
@@ -42,7 +44,7 @@ def test_dose_response_puts_vanilla_at_zero_and_joins_medians():
     (axis,) = fig.axes  # the tail is one number throughout
     dots, middle, vanilla = axis.get_lines()
     assert middle.get_ydata().tolist() == [2.0, 0.5, 10.5] and middle.get_xdata()[1:].tolist() == [0.1, 0.3]
-    assert set(vanilla.get_ydata()) == {2.0}
+    assert set(vanilla.get_ydata()) == {2.0} and vanilla.get_label() == "CPO, radius 0"
     assert sorted(dots.get_ydata()) == [0.0, 1.0, 1.0, 3.0, 10.0, 11.0]
     fig.canvas.draw()
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "0.1", "0.3"]
@@ -58,7 +60,19 @@ def test_dose_response_keeps_a_baselines_colour_across_tasks():
         {line.get_label(): line.get_color() for line in axis.get_lines()} for axis in fig.axes if axis.lines
     ]
     assert colours[0]["A"] == colours[1]["A"] != colours[1]["B"]
-    assert {text.get_text() for text in fig.legends[0].get_texts()} == {"A", "B"}
+    names = {text.get_text() for text in fig.legends[0].get_texts()}
+    assert names == {"A", "B", "A, radius 0", "B, radius 0"}
+    assert [axis.get_title(loc="left") for axis in fig.axes] == ["(a)  T: return", "(b)  U: return"]
+
+
+def test_names_beside_lines_keep_their_order_and_do_not_overlap():
+    axis = plt.figure(figsize=(3, 2)).add_subplot()
+    for name, end in (("low", 0.0), ("high", 1.0), ("middle", 0.01)):
+        axis.plot([0, 1], [0.5, end], label=name)
+    axis.axhline(0.7)
+    name_lines(axis)
+    heights = {text.get_text(): text.xy[1] for text in axis.texts}
+    assert heights["low"] + 0.05 < heights["middle"] < heights["high"] - 0.05 and len(heights) == 3
 
 
 def test_autocorrelations_name_their_times():
