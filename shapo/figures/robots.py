@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.scale import SymmetricalLogScale
 
-from shapo.figures.curves import curves, grid
+from shapo.figures.curves import curves, grid, name_lines
 from shapo.figures.style import COLUMN, PAGE, RED, canvas, label, legend, looks
 
 CONDITIONS = {
     "noise": r"strength of action noise $\lambda$", "friction": r"contact friction $\mu$",
     "stiffness": "contact stiffness $k_e$ [10$^4$ N/m]", "damping": "contact damping $k_d$ [N·s/m²]",
 }  # fmt: skip
-QUANTITIES = {"return": "return per episode", "fallen": "share of episodes that fall"}
+QUANTITIES = {"return": "return per episode", "fallen": "mean share of falls"}
 RISE = r"relative rise $\Delta\mathcal{L}/|\mathcal{L}|$"
 
 
@@ -27,6 +27,7 @@ def gradient_check(checks: pd.DataFrame, errors: pd.DataFrame) -> Figure:
     checks: columns task, gradient, difference, converged (hollow marks where not), at one horizon.
     errors: columns task, horizon, error.
     """
+    checks, errors = (table.assign(task=table.task.str.removeprefix("Diff")) for table in (checks, errors))
     fig, axes = canvas(PAGE, 2.5, 3)
     chosen = looks(dict.fromkeys(errors.task))
     for axis, (task, rows) in zip(axes, checks.groupby("task", sort=False), strict=False):
@@ -48,21 +49,24 @@ def gradient_check(checks: pd.DataFrame, errors: pd.DataFrame) -> Figure:
     axes[2].set(xscale="log", yscale="log")
     axes[2].set_xticks(errors.horizon.unique(), [f"{h}" for h in errors.horizon.unique()])
     axes[2].minorticks_off()
-    axes[2].legend()
+    name_lines(axes[2])
     label(axes[2], "error", "control steps $h$", "relative error")
     return fig
 
 
 def robustness(panels: Mapping[str, tuple[pd.DataFrame, str, float | None]]) -> Figure:
-    """Median return and mean falls over a condition, with the middle half of policies as a band (Figures 2 to 4).
+    """Median return with the middle half of policies, and mean falls with their standard error (Figures 2 to 4).
 
-    panels: title -> (`policy_means` by one condition, the condition's column, its value in training).
+    panels: title -> (`policy_means` by one condition, the condition's column, its value in training). Of conditions in
+    a row under which every episode falls, only the mildest is drawn.
     """
-    drawn = {
-        f"{title}: {words}": _per(table, "policy", column, quantity)
-        for title, (table, column, _) in panels.items()
-        for quantity, words in QUANTITIES.items()
-    }
+    drawn = {}
+    for title, (table, column, _) in panels.items():
+        lost = table.groupby(column).fallen.min() > 0.99
+        beyond = lost & lost.shift(1, fill_value=True) & lost.shift(-1, fill_value=True)
+        table = table if lost.all() else table[~table[column].map(beyond)]
+        for quantity, words in QUANTITIES.items():
+            drawn[f"{title}: {words}"] = _per(table, "policy", column, quantity)
     # Falls have a mean, because their median is 0 where two policies in five fall.
     fig, axes = grid(drawn, size=(PAGE, 0.6 + 2.1 * len(panels)), rows=len(panels), middle=("median", "mean"))
     for row, (_, column, trained) in zip(axes.reshape(-1, 2), panels.values(), strict=True):
@@ -81,13 +85,13 @@ def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
     means = table.groupby(["algorithm", "damping", "stiffness"])["return"].mean()
     names = list(dict.fromkeys(table.algorithm))
     columns = len(names) if len(names) < 4 else 2
-    fig, axes = canvas(PAGE, 2.5 * -(-len(names) // columns), columns, -(-len(names) // columns))
-    for axis in axes[len(names) :]:
-        axis.remove()
-    scale = {"vmin": means.min(), "vmax": means.max(), "cmap": "cividis", "annot": True, "fmt": ".0f"}
-    for axis, name in zip(axes, names, strict=False):
+    rows = -(-len(names) // columns)
+    fig, axes = canvas(PAGE, 2.5 * rows, columns, rows, len(names))
+    light = sns.color_palette("blend:#FFFFFF,#3A9BDC", as_cmap=True)  # black numbers are legible on all of it
+    scale = {"vmin": means.min(), "vmax": means.max(), "cmap": light, "annot": True, "fmt": ".0f"}
+    for axis, name in zip(axes, names, strict=True):
         returns = means[name].unstack().sort_index(ascending=False)
-        sns.heatmap(returns, ax=axis, cbar=False, annot_kws={"size": 6}, **scale)
+        sns.heatmap(returns, ax=axis, cbar=False, annot_kws={"size": 6.5, "color": "k"}, **scale)
         axis.set_xticklabels([f"{value / 1e4:g}" for value in returns.columns])
         axis.set_yticklabels([f"{value:g}" for value in returns.index], rotation=0)
         if trained[0] in returns.columns and trained[1] in returns.index:
@@ -96,7 +100,7 @@ def heatmaps(table: pd.DataFrame, trained: tuple[float, float]) -> Figure:
         label(axis, name, CONDITIONS["stiffness"], CONDITIONS["damping"])
         axis.label_outer(remove_inner_ticks=True)
     bar = {"label": QUANTITIES["return"], "pad": 0.01, "aspect": 30}
-    fig.colorbar(axes[0].collections[0], ax=axes[: len(names)], **bar)
+    fig.colorbar(axes[0].collections[0], ax=axes, **bar)
     return fig
 
 
@@ -108,8 +112,10 @@ def sharpness(table: pd.DataFrame) -> Figure:
     titles = {"worst": "worst direction", "random": "random directions"}
     away = {way: rows for way, rows in table[table.radius > 0].groupby("direction")}
     drawn = {title: _per(away[way], "seed", "radius", "rise") for way, title in titles.items()}
-    fig, axes = grid(drawn, r"size $\|T^{-1}\epsilon\|$", [RISE] * 2, size=(PAGE, 2.6))
+    fig, axes = grid(drawn, r"size $\|T^{-1}\varepsilon\|$", [RISE] * 2, size=(PAGE, 2.6))
     axes[0].set_yscale("log")
+    for axis in axes:
+        axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.6g} %")
     return legend(fig)
 
 
@@ -124,7 +130,7 @@ def flat_and_robust(table: pd.DataFrame, noise: float) -> Figure:
     for axis, (quantity, title) in zip(axes, titles.items(), strict=True):
         for name, look in looks(dict.fromkeys(table.algorithm)).items():
             rows = table[table.algorithm == name]
-            axis.plot(rows.rise, rows[quantity], look.marker, ms=3.5, alpha=0.5, mew=0, color=look.colour)
+            axis.plot(rows.rise, rows[quantity], look.marker, ms=3.5, alpha=0.75, mew=0, color=look.colour)
             middle = rows[["rise", quantity]].median()
             style = {"ms": 8, "mec": "white", "mew": 0.8, "color": look.colour, "label": name}
             axis.plot(*middle, look.marker, **style)
@@ -144,12 +150,12 @@ def ascents(table: pd.DataFrame) -> Figure:
         found = table.of_exact.loc[name].unstack("run")
         low, middle, high = (found.quantile(q, axis=1) for q in (0.25, 0.5, 0.75))
         style = {"marker": look.marker, "ms": 5, "elinewidth": 1, "label": name} | look.line
-        axis.errorbar(found.index + 0.008 * (k - 1), middle, [middle - low, high - middle], **style)
+        axis.errorbar(found.index + 0.02 * (k and k - 2), middle, [middle - low, high - middle], **style)
     axis.axhline(1, color="k", lw=0.7, ls=":")
     axis.set_xlim(-0.05, 1.05)
     axis.set_ylim(bottom=0)
     axis.legend()
-    label(axis, "", "share of the ascent's simulation", "rise of the loss, of the exact ascent's")
+    label(axis, "", "cost of the ascent (exact: 1)", "rise of the loss (after the exact ascent: 1)")
     return fig
 
 

@@ -88,7 +88,7 @@ def robot_frames(
         _stage(axis, middle, span, ends)
         _robot(axis, radii, ends[0])(capsules)
         axis.set_title(f"{time:.1f} s, {middle:z.1f} m", loc="left")
-    fig.suptitle(title, fontsize=8.5)
+    axes[0].set_ylabel(title)
     return fig
 
 
@@ -128,7 +128,8 @@ def _robot(axis: Axes, radii: Sequence[float], first: np.ndarray) -> Callable[[n
     (left, _), (right, _) = axis.transData.transform([(0, 0), (1, 0)])
     widths = 2 * np.asarray(radii, float) * (right - left) * 72 / axis.figure.dpi
     robot = axis.add_collection(LineCollection([], capstyle="round"))
-    along, across = (first.mean(1) - first.mean((0, 1)))[:, :2].T
+    along, across, up = (first.mean(1) - first.mean((0, 1))).T
+    across = across - up * (up @ across) / (up @ up or 1)  # upright: at t = 0 it leans by a random angle
     near, far = (np.where(along < -0.03, light, full) for full, light in ((ORANGE, "#F6CE79"), (BLUE, SKY)))
     sides = np.select([across < -0.03, across > 0.03], [near, far], "#555555")
     colours = np.array([to_rgb(side) for side in sides])

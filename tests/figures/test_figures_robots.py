@@ -42,8 +42,18 @@ def test_robustness_draws_the_median_return_and_the_mean_of_falls():
     np.testing.assert_allclose(lines(noise_falls)["SHAC"].get_xydata(), [[0, 0], [0.5, 0.5 / 3]])
     band = noise.collections[0].get_paths()[0].vertices
     assert band[:, 1].max() == 102.5 and len(noise.collections) == 3
+    falls = noise_falls.collections[0].get_paths()[0].vertices[:, 1]  # about a mean stands its standard error
+    assert (falls.min(), falls.max()) == (pytest.approx(0), pytest.approx(1 / 3))
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["SHAC", "mine", "PPO"]
     assert noise.get_title(loc="left") == "(a)  noise: return per episode"
+
+
+def test_conditions_under_which_everything_falls_are_drawn_once():
+    table = policies("noise", [0.0, 0.1, 0.2, 0.3, 0.5])
+    for first, shown in ((0.2, [0, 0.1, 0.2]), (0.0, [0, 0.1, 0.2, 0.3, 0.5])):
+        fallen = (table.noise >= first).astype(float)
+        returns, _ = figures.robustness({"noise": (table.assign(fallen=fallen), "noise", 0.0)}).axes
+        assert lines(returns)["SHAC"].get_xdata().tolist() == shown
 
 
 def test_heatmaps_share_a_scale_and_frame_the_training():
@@ -78,6 +88,7 @@ def test_sharpness_keeps_directions_apart():
     np.testing.assert_allclose(lines(random)["SHAC"].get_ydata(), [0.03, 0.06])
     assert lines(worst)["SHAC-ASAM, ρ = 0.75"].get_color() == BLUE and worst.get_yscale() == "log"
     assert worst.get_ylabel() == r"relative rise $\Delta\mathcal{L}/|\mathcal{L}|$"
+    assert random.yaxis.get_major_formatter()(5e-5, None) == "0.005 %"
 
 
 def test_a_mark_per_policy_and_a_large_one_per_median():
@@ -124,7 +135,11 @@ def test_training_time_shows_ratios_and_the_papers_in_words():
     assert [bar.get_width() for bar in axis.patches] == [1.9, 1.2]
     assert lines(axis)["SHAC-ASAM in the paper"].get_xdata() == [1.71, 1.71]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["on all robots", "SHAC-ASAM, few robots"]
-    assert [text.get_text() for text in axis.texts] == ["1.90×", "1.20×"]
+    assert [(text.get_text(), text.xy[0]) for text in axis.texts] == [
+        ("1.90×", 0),
+        ("1.20×", 0),
+    ]  # in the bars
+    assert axis.get_title(loc="left") == "Ant"
 
 
 def test_an_outlier_does_not_hide_the_other_gradients():
@@ -158,6 +173,16 @@ def test_a_robot_is_drawn_where_it_is():
     assert colours == [SKY, "#555555", ORANGE]  # far, which is left and behind, to near
     ends[0, 2, 1, 2] = 1.6  # taller than the picture is by itself: all of them grow
     assert all(axis.get_ylim()[1] > 1.6 for axis in figures.robot_frames(ends, [0.1] * 3, [0.0, 1.5]).axes)
+
+
+def test_a_robot_that_leans_keeps_its_sides():
+    side, height = np.array([0, 0.1, -0.1, 0.1, -0.1]), np.array([1.5, 0.8, 0.8, 0.2, 0.2])
+    ends = np.zeros((1, 5, 2, 3))
+    ends[..., 1], ends[..., 2] = (side + 0.1 * height)[:, None], height[:, None]
+    (axis,) = figures.robot_frames(ends, [0.1] * 5, [0.0], "a robot").axes
+    colours = [matplotlib.colors.to_hex(colour).upper() for colour in axis.collections[0].get_colors()]
+    assert sorted(colours) == sorted([BLUE, BLUE, ORANGE, ORANGE, "#555555"])
+    assert axis.get_ylabel() == "a robot"
 
 
 def test_the_tangent_touches_the_loss_at_step_0_with_its_slope():
