@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
-from shapo.figures.curves import curves
+from shapo.figures.curves import curves, name_lines
 from shapo.figures.style import BLUE, COLUMN, GREY, LOOKS, ORANGE, PAGE, RED, canvas, label, legend, ordered
 
 BALLS = {"Euclidean": ORANGE, "Fisher": BLUE}
@@ -39,7 +39,7 @@ def geometry(
     mean, log_std = np.meshgrid(*(centre + reach * np.linspace(-1, 1, 241) for centre in theta))
     fall = theta[1] - log_std
     kl = 0.5 * (np.exp(2 * fall) + ((mean - theta[0]) * np.exp(-log_std)) ** 2 - 1) - fall
-    plane.contour(mean, log_std, kl, delta * np.array([0.25, 4, 16]), colors=GREY, linewidths=0.7)
+    plane.contour(mean, log_std, kl, delta * np.array([0.25, 4]), colors=GREY, linewidths=0.7)
     width = np.exp(theta[1])
     a = np.linspace(theta[0] - 4.5 * width, theta[0] + 4.5 * width, 400)
     actions.fill_between(a, norm.pdf(a, theta[0], width), color="#DDDDDD", lw=0, label=r"$\pi_0$")
@@ -55,7 +55,7 @@ def geometry(
     sharpen.axhline(delta, label=r"$\delta_{\rm Down}$", **DOTTED)
     sharpen.set(xscale="log", yscale="log", ylim=(delta / 3, None))
     sharpen.invert_xaxis()
-    label(plane, r"KL of $\delta/4$, $4\delta$, $16\delta$", r"mean $\mu$", r"$\log\,\sigma$")
+    label(plane, r"KL of $\delta/4$ and $4\delta$ (grey)", r"mean $\mu$", r"$\log\,\sigma$")
     label(actions, "the perturbed policies", "action", "density")
     divergence = r"$D_{\rm KL}(\pi_0,\tilde\pi)$ [nats]"
     label(sharpen, "sharper policies", r"standard deviation $\sigma_0$", divergence)
@@ -121,7 +121,8 @@ def quantile(
     plane.grid(False)
     width = np.ptp(values) / 60
     # one edge lies at the limit
-    edges = limit + width * np.arange(np.floor((values.min() - limit) / width), 62)
+    first, last = (np.array([values.min(), values.max()]) - limit) / width
+    edges = limit + width * np.arange(np.floor(first), np.ceil(last) + 1)
     grey_and_orange = {"palette": ["#CFCFCF", ORANGE], "alpha": 1, "lw": 0, "legend": False}
     sns.histplot(x=values, hue=tail, bins=edges, stat="density", ax=histogram, **grey_and_orange)
     line = np.linspace(*edges[[0, -1]], 300)
@@ -141,9 +142,10 @@ def agreement(table: pd.DataFrame, reached: pd.DataFrame, alpha: float) -> Figur
     table: `theory.proposition2_agreement`. reached: `theory.quantile_reached` at `alpha`.
     """
     fig, (left, right) = canvas(PAGE, 2.4, 2)
-    style = {"color": BLUE, "density_norm": "width", "inner": "quart", "cut": 0, "linewidth": 0.8, "ax": left}
-    sns.violinplot(x=table["dimension"], y=table["distance"].clip(1e-17), log_scale=(False, True), **style)
-    left.set_ylim(1e-17, 1e-3)
+    style = {"color": "#9CD0F2", "density_norm": "width", "inner": "quart", "cut": 0, "linewidth": 0.8}
+    across, up = table["dimension"], table["distance"].clip(1e-17)
+    sns.violinplot(x=across, y=up, log_scale=(False, True), ax=left, **style)
+    left.set_ylim(bottom=3e-18)
     bars = {"fmt": "s-", "ms": 3, "lw": 1, "color": BLUE, "capsize": 2}
     right.errorbar(reached["n"], reached["reached"], 2 * reached["standard_error"], **bars)
     right.axhline(alpha, label=rf"$\alpha={alpha:g}$", **DOTTED)
@@ -166,15 +168,15 @@ class Dial:
 
     def __init__(self, n: ArrayLike, alpha_of_n: Curves, delta_of_n: Curves, samples, gradient, fisher):
         self.fig, (left, right, plane) = canvas(1.3 * PAGE, 2.7, 3)
-        for axis, table, name in ((left, alpha_of_n, r"\delta_{\rm Down}"), (right, delta_of_n, r"\alpha")):
-            named = {rf"${name}={value:g}$": [pd.Series(curve, n)] for value, curve in table.items()}
+        for axis, table in ((left, alpha_of_n), (right, delta_of_n)):
+            named = {f"{value:g}": [pd.Series(curve, n)] for value, curve in table.items()}
             curves(axis, named, ordered(named))
-            axis.set(xscale="log", yscale="log")
-            axis.legend(loc="lower left")
-        left.set_ylim(1e-6, 0.7)
+            axis.set(xscale="log", yscale="log", ylim=(1e-6, 0.7) if axis is left else None)
+            name_lines(axis)
         samples, count = np.asarray(samples), "effective samples $n$"
         reach = 1.05 * np.abs(samples).max()
-        plane.plot(*samples.T, ".", ms=1.6, alpha=0.5, color=GREY, rasterized=True)
+        grey = {"ms": 1.6, "alpha": 0.5, "color": GREY, "label": "draws from $Q$"}
+        plane.plot(*samples.T, ".", rasterized=True, **grey)
         plane.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         level = r"$\alpha=\Phi(-\sqrt{2n\delta_{\rm Down}})$"
         label(left, r"fixed $\delta_{\rm Down}$: pessimism grows", count, level)
@@ -185,8 +187,10 @@ class Dial:
         self.direction = direction / np.sqrt(direction @ fisher @ direction)  # of length one in F
         self.across = np.array([-gradient[1], gradient[0]]) * 9 * reach / np.linalg.norm(gradient)
         self.rings = [axis.plot([], [], "o", ms=8, mfc="none", mec=RED, mew=1.8)[0] for axis in (left, right)]
-        (self.tail,) = plane.plot([], [], color=ORANGE, lw=1.2, ls="--")
-        (self.step,) = plane.plot([], [], "s-", color=BLUE, ms=4, lw=1.8, markevery=[1])
+        (self.tail,) = plane.plot([], [], color=ORANGE, lw=1.2, ls="--", label=r"the $\alpha$-tail begins")
+        step = {"color": BLUE, "ms": 4, "lw": 1.8, "markevery": [1], "label": r"$\varepsilon_{\rm Down}$"}
+        (self.step,) = plane.plot([], [], "s-", **step)
+        plane.legend(loc="lower left", markerscale=2)
         self.canvas = None
 
     def turn(self, alpha: float, delta: float, n: float) -> Figure:
@@ -224,7 +228,7 @@ def reweighting(a: ArrayLike, bad: Curves, good: Curves, roots: pd.DataFrame) ->
     roots: columns delta, bad, good: the |a| at which the weight is one.
     """
     fig, (weights, zones) = canvas(PAGE, 2.9, 2, width_ratios=(1.35, 1))
-    r, styles = np.sqrt(2 * roots["delta"]), ("-", "--", ":")
+    r, styles = np.sqrt(2 * roots["delta"]), ("-", "--", "-.")
     for (key, (_, colour, sign)), table in zip(SIGNS.items(), (bad, good), strict=True):
         for style, curve in zip(styles, table.values(), strict=False):
             weights.plot(a, curve, style, color=colour)
@@ -255,7 +259,7 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
     """
     fig, (means, own, towards) = canvas(PAGE, 2.6, 3)
     r, bins = np.sqrt(2 * delta), np.linspace(0.2, 3.4, 9)
-    steps = {"bins": np.linspace(-2.5 * r, 2.5 * r, 41), "stat": "density", "element": "step", "alpha": 0.35}
+    steps = {"bins": np.linspace(-2.5 * r, 2.5 * r, 41), "stat": "density", "element": "step"}
     for key, (sign, colour, name) in SIGNS.items():
         rows = samples[np.sign(samples["advantage"]) == sign]
         binned = pd.cut(rows["distance"], bins, labels=(bins[1:] + bins[:-1]) / 2).astype(float)
@@ -264,7 +268,8 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
         sns.lineplot(x=binned, y=rows["weight"], label=f"{name}, measured", **style)
         alone = {"lw": 1, "color": colour, "label": f"{name}, alone (Prop. 3)"}
         means.plot(prediction["distance"], prediction[key], "--", **alone)
-        sns.histplot(x=rows["towards"], fill=sign < 0, color=colour, ax=towards, **steps)
+        alpha = {"fill": True, "alpha": 0.5} if sign < 0 else {"fill": False, "alpha": 1, "lw": 1.2}
+        sns.histplot(x=rows["towards"], color=colour, ax=towards, **alpha, **steps)
         towards.axvline(-sign * r, color=colour, lw=1, ls="--")  # the move of a lone sample
     means.axhline(1, color="k", lw=0.7)
     means.set(xlim=(0, 3.4), ylim=(1 - 4 * r, 1 + 4 * r))
@@ -278,7 +283,7 @@ def measured_weights(samples: pd.DataFrame, delta: float, prediction: Mapping[st
     deviations = "[standard deviations]"
     label(means, "mean weight", f"distance $|z|$ {deviations}", r"weight in $\tilde g$ over weight in $g$")
     label(own, "density of samples", "Prop. 3 with the sample's own shift", "measured weight")
-    label(towards, "moves of the mean towards $a$", rf"$\zeta\cdot z/|z|$ {deviations}", "density")
+    label(towards, "moves towards the action", rf"$\zeta\cdot z/|z|$ {deviations}", "density")
     return legend(fig)
 
 

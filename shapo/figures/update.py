@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from shapo.figures.curves import grid
+from shapo.figures.curves import grid, name_lines
 from shapo.figures.style import COLUMN, LIMIT, PAGE, legend, looks, short_count
 
 UPHILL = r"distance along $\nabla\ell/\|\nabla\ell\|$"
@@ -20,10 +20,10 @@ def pessimistic_step(sweep: pd.DataFrame, delta_down: float) -> Figure:
     delta_down: the radius to mark.
     """
     of = {name: [pd.Series(values.to_numpy(), sweep.delta)] for name, values in sweep.items()}
-    measured, first, radius = "measured", "to first or second order", r"$\delta_{\rm Down}$"
+    measured, first, radius = "measured", "to first or second order", "the radius itself"
     drawn = {
-        "distance": {measured: of["kl"], first: of["quadratic"], radius: of["delta"]},
-        "fall of the surrogate": {measured: [-of["drop"][0]], first: [-of["linear"][0]]},
+        "distance": {first: of["quadratic"], measured: of["kl"], radius: of["delta"]},
+        "fall of the surrogate": {first: [-of["linear"][0]], measured: [-of["drop"][0]]},
         "turn": {r"$g$ to $\tilde g$": of["angle"], "step to step, in $F$": of["step angle"]},
     }
     labels = ["KL to $\\pi_0$ [nats]", r"$-L(\theta_0+\varepsilon_{\rm Down})$", "angle [degrees]"]
@@ -31,6 +31,10 @@ def pessimistic_step(sweep: pd.DataFrame, delta_down: float) -> Figure:
     fig, axes = grid(drawn, r"radius $\delta_{\rm Down}$ [nats]", labels, like, at=delta_down)
     for axis in axes:
         axis.set(xscale="log", yscale="linear" if axis is axes[-1] else "log")
+    for axis in axes[:2]:
+        axis.lines[0].set_marker("")
+        axis.lines[1].set(ls="", ms=5, markevery=1)  # a second line would hide the first
+    axes[0].lines[-1].set_label("the radius in training")
     axes[-1].set_ylim(bottom=0)
     return legend(fig)
 
@@ -44,7 +48,7 @@ def conjugate_gradient_residuals(solves: Mapping[str, Sequence[float]]) -> Figur
     )
     axis.set_yscale("log")
     axis.axhline(solves[first][-1], color="k", lw=0.8, ls=":")
-    axis.legend()
+    name_lines(axis)
     return fig
 
 
@@ -105,7 +109,7 @@ def tangent(steps: ArrayLike, losses: ArrayLike, slope: float) -> Figure:
     like, along = {"its tangent": "vanilla"}, "step along the gradient"
     fig, (axis,) = grid({"": series}, along, [r"$\mathcal{L}$"], like, (COLUMN, 2.4))
     axis.locator_params(axis="x", nbins=5)
-    axis.legend()
+    name_lines(axis)
     return fig
 
 

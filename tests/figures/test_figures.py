@@ -211,6 +211,33 @@ def test_what_is_one_number_throughout_is_left_out():
     assert len(figures.learning_curves({"SHAPO": tables}, panels={"lagrangian_multiplier": "λ"}).axes) == 1
 
 
+def test_every_contour_that_a_title_names_is_in_its_panel():
+    (contours,) = (drawn for drawn in geometry().axes[0].collections if hasattr(drawn, "levels"))
+    assert all(len(path.vertices) for path in contours.get_paths())
+
+
+def test_an_expansion_does_not_look_like_a_radius():
+    a = np.linspace(0.1, 3, 5)
+    turns = pd.DataFrame({"delta": [0.001, 0.1], "bad": [1.02, 1.2], "good": [0.98, 0.8]})
+    weights, zones = figures.reweighting(a, *[{d: a for d in (0.001, 0.01, 0.1)}] * 2, turns).axes
+    radii = {line.get_linestyle() for line in weights.lines if line.get_label().startswith(r"$\delta")}
+    assert len(radii) == 3 and radii.isdisjoint({zones.lines[-1].get_linestyle()})
+
+
+def test_the_histogram_ends_where_the_draws_end():
+    bars = quantile().axes[1].patches
+    last = np.random.default_rng(1).standard_normal((500, 2))[:, 0].max()  # the gradient is (1, 0)
+    assert last <= bars[-1].get_x() + bars[-1].get_width() < last + 1.01 * bars[-1].get_width()
+
+
+def test_what_was_measured_is_not_hidden_by_what_was_expected():
+    distance, fall, _ = (fig := pessimistic_step()).axes
+    for axis in (distance, fall):
+        expected, measured = axis.lines[:2]
+        assert (expected.get_marker(), measured.get_linestyle()) == ("", "None")
+    assert "the radius in training" in [text.get_text() for text in fig.legends[0].get_texts()]
+
+
 def test_a_smoke_figure_says_what_it_is(tmp_path):
     for profile, expected in (
         ("smoke", ["smoke: proves the pipeline, claims nothing"]),
