@@ -170,23 +170,24 @@ def kl_of_perturbations(progress: Mapping[str, Progress], delta_down: Mapping[st
 
 
 def schedules(
-    samples: ArrayLike, radii: Mapping[str, Callable[[float], float]], like: Mapping[str, str] | None = None
-) -> Figure:
-    """(a) δ_Down,t over training and (b) the confidence level it means if every step were an independent sample.
+    samples: ArrayLike, radii: Mapping[str, Callable[[float], float]], like: Mapping[str, str] | None = None,
+    steps: int = 1000,
+) -> Figure:  # fmt: skip
+    """(a) δ_Down,t over training and (b) the confidence level it means if every `steps` were an independent sample.
 
     samples: n_t, environment steps. radii: label -> schedule n_t ↦ δ_Down,t. like: as in `grid`.
     """
-    drawn: dict = {"radius": {}, "confidence level, $n = n_t$": {}}
+    drawn: dict = {"radius": {}, f"confidence level, $n = n_t/{steps}$": {}}
     for name, radius in radii.items():
         delta = pd.Series([radius(n) for n in samples], samples)
-        alpha = pd.Series([alpha_from_delta(d, n) for n, d in delta.items()], samples)
-        for series, curve in zip(drawn.values(), (delta, alpha[alpha > 1e-30]), strict=True):
+        alpha = pd.Series([alpha_from_delta(d, n / steps) for n, d in delta.items()], samples)
+        for series, curve in zip(drawn.values(), (delta, alpha), strict=True):
             series[name] = [curve]
     fig, axes = grid(drawn, STEPS, [r"$\delta_{\mathrm{Down},t}$ [nats]", r"$\alpha_t$"], like)
     for axis in axes:
         axis.set(xscale="log", yscale="log")
         axis.xaxis.set_major_formatter(short_count)
-    axes[1].set_ylim(1e-30, 1)
+    axes[1].set_ylim(1e-4, 1)
     return legend(fig)
 
 

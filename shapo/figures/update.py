@@ -123,20 +123,20 @@ def moved_where_rare(tables: Mapping[str, pd.DataFrame], bins: int = 10) -> Figu
         means = table.groupby(pd.qcut(table.rarity, bins, duplicates="drop"), observed=True).mean()
         drawn[policy] = {name: [means.set_index("rarity")[name]] for name in table.columns[1:]}
     like, share = {"ε_Down": "SHAPO", "Euclidean": "E-SAM"}, ["KL, of its mean"] + [""] * (len(drawn) - 1)
-    fig, axes = grid(drawn, "distance to the 10th neighbour", share, like, (PAGE, 2.3), sharey=True)
+    fig, axes = grid(drawn, "", share, like, (PAGE, 2.3), sharey=True)
+    fig.supxlabel("how rare the state is: distance to its 10th neighbour", fontsize=8)
     for axis in axes:
         axis.axhline(1, color="k", lw=0.6)
     return legend(fig)
 
 
 def gradient_noise(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """A panel per policy over n: sharpness, and the gradient's variance between batches, in all and along F⁻¹g.
-
-    The prediction for the latter is drawn too. tables: policy -> `uncertainty.noise`.
+    """A panel per policy over n: sharpness gᵀF⁻¹g, and the gradient's variance between batches, in the norm of F⁻¹ and
+    along x = F⁻¹ḡ, there as a share of ḡᵀF⁻¹ḡ, with Proposition 2's prediction. tables: policy -> `uncertainty.noise`.
     """
     names = {
-        "sharpness": r"sharpness $g^\top F^{-1}g$", "variance": "variance between batches, in $F^{-1}$",
-        "along": r"variance of $g^\top x$, over $\bar g^\top F^{-1}\bar g$", "predicted": "Proposition 2: $1/n$",
+        "sharpness": "sharpness", "variance": "variance between batches",
+        "along": "variance along $x$, relative", "predicted": "Proposition 2: $1/n$",
     }  # fmt: skip
     drawn = {}
     for policy, table in tables.items():

@@ -6,7 +6,7 @@ import re
 from shapo.figures import ROOT
 
 ROW = re.compile(
-    r"^\| \[(\w+)\]\((\w+)\.png\) \| .{10,} \| \[(\d\d)\]\(\.\./notebooks/(\3_\w+\.ipynb)\) \|$", re.M
+    r"^\| \[([\w-]+)\]\(([\w-]+)\.png\) \| .{10,} \| \[(\d\d)\]\(\.\./notebooks/(\3_\w+\.ipynb)\) \|$", re.M
 )
 ROWS = ROW.findall((ROOT / "figures" / "README.md").read_text())
 
@@ -23,5 +23,5 @@ def test_every_figure_is_drawn_by_its_notebook():
         cells = json.loads((ROOT / "notebooks" / notebook).read_text())["cells"]
         code = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         names = re.findall(r'"([\w{}.()]+)"', code)
-        patterns = [r"\w+".join(map(re.escape, re.split(r"\{.*?\}", name))) for name in names]
-        assert any(re.fullmatch(p, figure) for p in patterns if p != r"\w+"), f"{figure} in {notebook}"
+        patterns = [r"[\w-]+".join(map(re.escape, re.split(r"\{.*?\}", name))) for name in names]
+        assert any(re.fullmatch(p, figure) for p in patterns if p != r"[\w-]+"), f"{figure} in {notebook}"
