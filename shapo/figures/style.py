@@ -50,7 +50,7 @@ LOOKS = {
     "TRPOLag": Look(BLUE), "PIDLag": Look(SKY, LONG, "s"), "CPO": Look(GREEN, MIXED, "^"),
     "CRPO": Look(RED, DASHED, "D"), "SauteRL": Look(PINK, DOTTED, "v"),
     "OmniSafe": COMPARED, "ours": Look(BLUE, (), "s"),
-    "SHAC": COMPARED, "PPO": Look(PINK, DOTTED, "v"),
+    "SHAC": COMPARED, "PPO": Look(BROWN, DOTTED, "v"),
     "SHAC-ASAM": Look(BLUE, (), "s"), "SHAC-ASAM, few robots": Look(GREEN, MIXED, "^"),
     "SHAC-ASAM, ρ = 0.25": Look(SKY, MIXED, "<"), "SHAC-ASAM, ρ = 0.75": Look(BLUE, (), "s"),
     "SHAC-ASAM, ρ = 1.5": Look("#00315C", LONG, "P"),
