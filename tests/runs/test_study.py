@@ -67,6 +67,8 @@ def test_what_a_study_does_not_take_is_named(tmp_path):
         shapo.Study("x", SMALL)
     with pytest.raises(TypeError, match=r"configs\[1\] must be a shapo.Config or a shapo.RobotConfig; got 5"):
         shapo.Study("x", [SMALL, 5])
+    with pytest.raises(TypeError, match="name must be a name such as 'mine'; got 3"):
+        shapo.Study(3, [SMALL])
     assert len(shapo.Study("x", (replace(SMALL, seed=seed) for seed in (1, 2))).runs) == 2
     with pytest.raises(TypeError, match=r"executor must be None or a concurrent.futures.Executor.* got 2"):
         shapo.Study("x", [SMALL], tmp_path).run(2)
