@@ -240,7 +240,9 @@ def test_what_passed_is_not_run_again_until_a_file_changes(tmp_path, capsys, mon
     ran.append(re.findall(r"^running (\d+)", capsys.readouterr().out, re.M))
     assert ran == [["00", "02"], ["02"], ["00", "02"], ["00"]]
     executed = nbformat.read(tmp_path / "results" / "00_good.ipynb", 4)
-    assert executed.cells[1].source == notebooks.SMOKE, "smoke proves that it runs, and says so below the title"
+    assert executed.cells[1].source == notebooks.SMOKE, (
+        "smoke proves that it runs, and says so below the title"
+    )
     assert "Nothing below is a result" in (tmp_path / "results" / "00_good.html").read_text()
 
 
