@@ -73,36 +73,39 @@ def trajectory_animation(
 
 
 def robot_frames(
-    ends: ArrayLike, radii: Sequence[float], times: Sequence[float], title: str = "", span: float = 2.4
-) -> Figure:
+    ends: ArrayLike, radii: Sequence[float], times: Sequence[float], title: str = "", span: float = 2.4,
+    rest: ArrayLike | None = None,
+) -> Figure:  # fmt: skip
     """Pictures of a robot from the side, one beside the other, each centred on the robot at its time.
 
     Left limbs are blue and right limbs orange, lighter at the back of the robot; the middle of the body is grey.
-    ends: (T, k, 2, 3) ends of its capsules, metres; in the first, the robot faces along +x. radii: (k,), metres.
-    times: (T,) seconds. span: width of each picture, metres.
+    ends: (T, k, 2, 3) ends of its capsules, metres. radii: (k,), metres. times: (T,) seconds. span: width of each
+    picture, metres. rest: (k, 2, 3) ends as it stands upright and faces along +x, which tell left from right; without
+    it, those of the first picture do, where a leg in the middle of a robot that leans is grey.
     """
     fig, axes = canvas(PAGE, 1.9, len(times))
     ends = np.asarray(ends, float)
     for axis, capsules, time in zip(axes, ends, times, strict=True):
         middle = capsules[..., 0].mean()
         _stage(axis, middle, span, ends)
-        _robot(axis, radii, ends[0])(capsules)
+        _robot(axis, radii, ends[0] if rest is None else rest)(capsules)
         axis.set_title(f"{time:.1f} s, {middle:z.1f} m", loc="left")
     axes[0].set_ylabel(title)
     return fig
 
 
 def robot_animation(
-    ends: ArrayLike, radii: Sequence[float], dt: float, title: str = "", span: float = 3.5, every: int = 2
-) -> animation.FuncAnimation:
+    ends: ArrayLike, radii: Sequence[float], dt: float, title: str = "", span: float = 3.5, every: int = 2,
+    rest: ArrayLike | None = None,
+) -> animation.FuncAnimation:  # fmt: skip
     """An animation of a robot from the side, with a camera that follows it; show it with `HTML(result.to_jshtml())`.
 
-    ends, radii: as in `robot_frames`. dt: seconds between two steps of ends. every: steps per picture.
+    ends, radii, rest: as in `robot_frames`. dt: seconds between two steps of ends. every: steps per picture.
     """
     ends = np.asarray(ends, float)
     fig, (axis,) = canvas(4.6, 2.6)
     _stage(axis, 0.0, span, ends)
-    posed, caption = _robot(axis, radii, ends[0]), axis.set_title(" ", loc="left")
+    posed, caption = _robot(axis, radii, ends[0] if rest is None else rest), axis.set_title(" ", loc="left")
     prefix = f"{title}: " if title else ""
 
     def draw(t: int):
@@ -122,14 +125,13 @@ def _stage(axis: Axes, middle: float, span: float, ends: np.ndarray) -> None:
     axis.grid(axis="y", visible=False)
 
 
-def _robot(axis: Axes, radii: Sequence[float], first: np.ndarray) -> Callable[[np.ndarray], LineCollection]:
-    """A function that draws capsules (k, 2, 3), far to near, as round-ended lines of their width. first: at t = 0."""
+def _robot(axis: Axes, radii: Sequence[float], rest: np.ndarray) -> Callable[[np.ndarray], LineCollection]:
+    """A function that draws capsules (k, 2, 3), far to near, as round-ended lines. rest: as in `robot_frames`."""
     axis.figure.canvas.draw()  # sets the layout, so that a metre has a length in pixels
     (left, _), (right, _) = axis.transData.transform([(0, 0), (1, 0)])
     widths = 2 * np.asarray(radii, float) * (right - left) * 72 / axis.figure.dpi
     robot = axis.add_collection(LineCollection([], capstyle="round"))
-    along, across, up = (first.mean(1) - first.mean((0, 1))).T
-    across = across - up * (up @ across) / (up @ up or 1)  # upright: at t = 0 it leans by a random angle
+    along, across = (rest.mean(1) - rest.mean((0, 1)))[:, :2].T
     near, far = (np.where(along < -0.03, light, full) for full, light in ((ORANGE, "#F6CE79"), (BLUE, SKY)))
     sides = np.select([across < -0.03, across > 0.03], [near, far], "#555555")
     colours = np.array([to_rgb(side) for side in sides])

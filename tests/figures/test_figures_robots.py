@@ -176,10 +176,10 @@ def test_a_robot_is_drawn_where_it_is():
 
 
 def test_a_robot_that_leans_keeps_its_sides():
-    side, height = np.array([0, 0.1, -0.1, 0.1, -0.1]), np.array([1.5, 0.8, 0.8, 0.2, 0.2])
-    ends = np.zeros((1, 5, 2, 3))
-    ends[..., 1], ends[..., 2] = (side + 0.1 * height)[:, None], height[:, None]
-    (axis,) = figures.robot_frames(ends, [0.1] * 5, [0.0], "a robot").axes
+    rest = np.zeros((5, 2, 3))
+    rest[..., 1], rest[..., 2] = [[0], [0.1], [-0.1], [0.1], [-0.1]], [[1.5], [0.8], [0.8], [0.2], [0.2]]
+    ends = rest[None] + 0.1 * rest[None, ..., [0, 2, 0]] * [0, 1, 0]
+    (axis,) = figures.robot_frames(ends, [0.1] * 5, [0.0], "a robot", rest=rest).axes
     colours = [matplotlib.colors.to_hex(colour).upper() for colour in axis.collections[0].get_colors()]
     assert sorted(colours) == sorted([BLUE, BLUE, ORANGE, ORANGE, "#555555"])
     assert axis.get_ylabel() == "a robot"
