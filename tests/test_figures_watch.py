@@ -119,10 +119,12 @@ def test_the_worlds_geoms_are_where_the_simulator_has_them():
     np.testing.assert_allclose(episode["geom_xpos"][0], theirs.data.geom_xpos, atol=1e-12)
     assert episode["dt"] == pytest.approx(theirs.dt) and episode["world"].ntex > 0
     robots = DifferentiableEnv("DiffAnt", 1, 4, gradients=False)
-    limbs = record_episode(lambda observation, rng: observation.new_zeros(1, 8), robots, steps=2)["limbs"]
+    episode = record_episode(lambda observation, rng: observation.new_zeros(1, 8), robots, steps=2)
     again = DifferentiableEnv("DiffAnt", 1, 4, gradients=False)
     again.reset()
-    np.testing.assert_array_equal(limbs[0], again.simulator.skeleton(again.q)[0][0])
+    np.testing.assert_array_equal(episode["limbs"][0], again.simulator.skeleton(again.q)[0][0])
+    across = episode["rest"].mean(1)[:, 1]
+    assert abs(across.sum()) < 1e-3 < abs(across).max(), "upright, its left is its right"
 
 
 def test_what_is_no_run_is_told():

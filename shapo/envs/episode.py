@@ -17,7 +17,8 @@ def record_episode(
 
     Returns reward and cost (T,), and what can be drawn before each step. Navigation, from above, in metres: positions
     and goals (T, 2), hazards (k, 2). Worlds of MuJoCo: geom_xpos (T, geoms, 3), geom_xmat (T, geoms, 9), their model
-    `world`, and dt, the seconds of a step. Differentiable robots: limbs (T, k, 2, 3), radii (k,), dt.
+    `world`, and dt, the seconds of a step. Differentiable robots: limbs (T, k, 2, 3), radii (k,), dt, and
+    rest (k, 2, 3), the limbs of the upright robot: an episode begins at a random angle.
     """
     observation = env.reset()
     observation, rows, done = observation[0] if isinstance(observation, tuple) else observation, [], False
@@ -38,7 +39,8 @@ class _Sight:
         if hasattr(env, "scene"):
             self.still["hazards"] = env.scene().get("hazards", np.empty((1, 0, 2)))[0]
         if hasattr(env, "simulator"):
-            self.still |= {"radii": env.simulator.skeleton(env.q)[1], "dt": 1 / 60}
+            (rest,), radii = env.simulator.skeleton(env.simulator.q0[None])
+            self.still |= {"rest": rest, "radii": radii, "dt": 1 / 60}
         elif (world := self._world()) is not None:
             model, dt = world[0], self._seconds(world[0].opt.timestep)
             # gymnasium's own model has the textures that our lean one lacks

@@ -54,7 +54,7 @@ class Study:
     """
 
     def __init__(self, name: str, configs: Iterable[RunConfig], runs: str | Path | None = None):
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str):
             raise TypeError(f"name must be a name such as 'mine'; got {name!r}")
         if not isinstance(configs, Iterable):
             raise TypeError(f"configs must be a list of configs, such as [config]; got {configs!r}")
