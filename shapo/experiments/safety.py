@@ -31,7 +31,10 @@ MEASURED_ALPHA = 1e-300  # Figure 8: with n measured, an ordinary α gives too s
 PILOT_SHARES = DOSES[:3]
 PILOT_RHO = (0.01, 0.05)  # the critics' ρ
 # (task, "δ" or "ρ") -> further radii where the pilot's rule extends a sweep (notebook 91).
-PILOT_MORE: dict[tuple[str, str], tuple[float, ...]] = {}
+PILOT_MORE: dict[tuple[str, str], tuple[float, ...]] = {
+    ("PointGoal1-v0", "δ"): (0.05,), ("PointGoal1-v0", "ρ"): (0.25,), ("Ant-v4", "δ"): (1.0,),
+    ("Walker2d-v4", "δ"): (1.0,), ("Walker2d-v4", "ρ"): (0.25,),
+}  # fmt: skip
 PILOT_SEEDS = (100, 101, 102, 103)  # no figure uses these
 EPISODE = 1000  # steps of an episode that nothing ends early
 # Baselines as OmniSafe runs them: its CPO tries 20 steps and does not divide the violation by the episode's length.

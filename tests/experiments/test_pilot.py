@@ -21,6 +21,11 @@ def table(cells: dict[tuple[str, str], tuple[float, float]], spread: float = 0.0
     return pd.DataFrame(rows, columns=["task", "baseline", "variant", "seed", "return", "cost_rate"])
 
 
+@pytest.fixture(autouse=True)
+def not_extended(monkeypatch):
+    monkeypatch.setattr(safety, "PILOT_MORE", {})
+
+
 def chosen(cells, **settings):
     found = choose(table(cells, **settings), TURNS)
     return found.set_index("radius"), list(found.radius[found.chosen])
