@@ -31,10 +31,10 @@ class Critics:
         self.theta = self.mlp.initialise(2, rng or np.random.default_rng())
         self.adam_m, self.adam_v, self.steps = torch.zeros_like(self.theta), torch.zeros_like(self.theta), 0
 
-    def values(self, observation: Tensor) -> Tensor:
-        """Values (2, N) of normalised observations (N, obs)."""
-        x = observation.expand(2, *observation.shape)
-        return self.mlp.activations(x, self.mlp.layers(self.theta))[-1][..., 0]
+    def values(self, observation: Tensor, theta: Tensor | None = None) -> Tensor:
+        """Values (2, N) of normalised observations (N, obs), of other parameters if `theta` is given."""
+        x, theta = observation.expand(2, *observation.shape), self.theta if theta is None else theta
+        return self.mlp.activations(x, self.mlp.layers(theta))[-1][..., 0]
 
     def loss_gradient(self, x: Tensor, target: Tensor, theta: Tensor) -> Tensor:
         """∇ℓ(φ) (2, P) of each critic's ℓ = mean (V_φ(s) − V̂)² + l2 ‖φ‖², at states x (2, B, obs) and V̂ (2, B, 1)."""

@@ -151,19 +151,16 @@ def schedules(profile: str) -> Experiment:
     return grid(profile, TASK_ORDER[:1], ["TRPOLag"], choose)
 
 
-def _doses(shares: Sequence[float]) -> Choice:
-    def choose(task: str) -> dict[str, Variant]:
-        radii = {f"δ = {share:g} δ_Up": delta_down(task, share) for share in shares}
-        return {"vanilla": {}} | {
-            label: {"actor": sharpness.FisherSAM(radius)} for label, radius in radii.items()
-        }
-
-    return choose
+def _doses(task: str, shares: Sequence[float]) -> dict[str, Variant]:
+    radii = {f"δ = {share:g} δ_Up": delta_down(task, share) for share in shares}
+    return {"vanilla": {}} | {
+        label: {"actor": sharpness.FisherSAM(radius)} for label, radius in radii.items()
+    }
 
 
 def dose(profile: str) -> Experiment:
     """The effect of the actor's radius, up to that of the step itself, δ_Up."""
-    return _ablation(profile, _doses(DOSES), seeds=range(PROFILES[profile].seeds))
+    return _ablation(profile, lambda task: _doses(task, DOSES), seeds=range(PROFILES[profile].seeds))
 
 
 def pilot(profile: str) -> Experiment:
@@ -171,7 +168,7 @@ def pilot(profile: str) -> Experiment:
     seeds, steps = PILOT_SEEDS[: PROFILES[profile].pilot_seeds], PROFILES[profile].pilot_steps
 
     def of_actor(task: str) -> dict[str, Variant]:
-        return _doses(pilot_radii(task, "δ"))(task)
+        return _doses(task, pilot_radii(task, "δ"))
 
     def of_critics(task: str) -> dict[str, Variant]:
         return {f"ρ = {rho:g}": {"critic": sharpness.EuclideanSAM(rho)} for rho in pilot_radii(task, "ρ")}

@@ -109,12 +109,12 @@ def critics_uphill(trainer: Trainer, radii: Iterable[float], seed: int = 0) -> p
     gradient, lengths = critics.loss_gradient(x, y, phi), phi.norm(dim=1).tolist()
 
     def loss(theta: torch.Tensor) -> torch.Tensor:
-        error = critics.mlp.activations(x, critics.mlp.layers(theta))[-1] - y
-        return error.square().mean((1, 2)) + critics.l2 * theta.square().sum(1)
+        error = critics.values(batch.observation, theta) - batch.target
+        return error.square().mean(1) + critics.l2 * theta.square().sum(1)
 
-    rows = {}
+    rows, unmoved = {}, loss(phi)
     for rho in radii:
-        rises = loss(phi + EuclideanSAM(rho)(-gradient)) / loss(phi) - 1
+        rises = loss(phi + EuclideanSAM(rho)(-gradient)) / unmoved - 1
         for name, length, rise in zip(("reward", "cost"), lengths, rises.tolist(), strict=True):
             rows[name, rho] = {"length": length, "ρ / length": rho / length, "rise of the loss": rise}
     return pd.DataFrame(rows).T.rename_axis(["critic", "ρ"])

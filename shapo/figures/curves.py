@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from shapo.experiments.safety import EPISODE
 from shapo.figures.style import GREY, LIMIT, PAGE, Look, canvas, label, legend, looks, nothing, short_count
 from shapo.sharpness import alpha_from_delta
 
@@ -171,7 +172,7 @@ def kl_of_perturbations(progress: Mapping[str, Progress], delta_down: Mapping[st
 
 def schedules(
     samples: ArrayLike, radii: Mapping[str, Callable[[float], float]], like: Mapping[str, str] | None = None,
-    steps: int = 1000,
+    steps: int = EPISODE,
 ) -> Figure:  # fmt: skip
     """(a) δ_Down,t over training and (b) the confidence level it means if every `steps` were an independent sample.
 
