@@ -79,7 +79,9 @@ def watch(
     elif "dt" in episode:
         limbs, radii = (episode["limbs"], episode["radii"]) if "limbs" in episode else _limbs(episode)
         every = max(1, int(np.diff(shown[:2]).sum()))
-        moving = robot_animation(limbs, radii, float(episode["dt"]), title, every, episode.get("rest"))
+        moving = robot_animation(
+            limbs, radii, float(episode["dt"]), title, every=every, rest=episode.get("rest")
+        )
     else:
         moving = _counted(episode, shown, title)
     film = Film(moving, made_by, episode)
