@@ -113,19 +113,32 @@ def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = N
     """Writes name.png and name.pdf to the folder, by default `home(profile)`, and returns the two paths.
 
     A figure of the smoke profile has a note across it. The files carry no date and no version, so the same figure
-    gives the same bytes.
+    gives the same bytes. The PNG's text chunk `Description` holds its `series`.
     """
     folder = folder or home(profile)
     folder.mkdir(parents=True, exist_ok=True)
     if profile == "smoke" and SMOKE not in [text.get_text() for text in fig.texts]:
         across = {"ha": "center", "va": "center", "rotation": 12, "alpha": 0.35, "zorder": 9}
         fig.text(0.5, 0.5, SMOKE, size=2.4 * fig.get_figwidth(), color=RED, **across)
-    anonymous = {"png": {"Software": None}, "pdf": dict.fromkeys(("Creator", "Producer", "CreationDate"))}
+    anonymous = {
+        "png": {"Software": None, "Description": series(fig)},
+        "pdf": dict.fromkeys(("Creator", "Producer", "CreationDate")),
+    }
     paths = {folder / f"{name}.{kind}": metadata for kind, metadata in anonymous.items()}
     with plt.rc_context(STYLE):
         for path, metadata in paths.items():
             fig.savefig(path, metadata=metadata, dpi=220, bbox_inches="tight")
     return list(paths)
+
+
+def series(fig: Figure) -> str:
+    """What the figure shows, a line a panel: title, axes, and each label that a legend names."""
+    panels = []
+    for axis in fig.axes:
+        axes = [text for text in (axis.get_xlabel(), axis.get_ylabel()) if text]
+        named = dict.fromkeys(axis.get_legend_handles_labels()[1])
+        panels.append(" | ".join([axis.get_title("left"), *axes, ", ".join(named)]).strip(" |"))
+    return "\n".join(" ".join(panel.split()) for panel in panels if panel)
 
 
 def canvas(width: float, height: float, columns=1, rows=1, used=None, **more) -> tuple[Figure, np.ndarray]:

@@ -32,12 +32,6 @@ if TYPE_CHECKING:  # these import Newton, which takes seconds
     from shapo.robots.policy import RobotPolicy
     from shapo.robots.trainer import RobotTrainer
 
-NAMES = "actor_hidden_sizes", "critic_hidden_sizes", "critic_lr", "target_critic_alpha"
-PUBLISHED = {  # DiffRL's settings that depend on the robot
-    "DiffAnt": dict(zip(NAMES, ((128, 64, 32), (64, 64), 2e-3, 0.2), strict=True)),
-    "DiffHumanoid": dict(zip(NAMES, ((256, 128), (128, 128), 5e-4, 0.995), strict=True)),
-}
-
 
 def two_betas(field: str, value: object) -> tuple[float, float]:
     """The rule for the two betas of an Adam optimiser."""
@@ -159,7 +153,7 @@ class RobotConfig(Checked, RunConfig):
 
     @cached_property
     def resolved(self) -> RobotConfig:
-        known, published = vars(self.algorithm), PUBLISHED[self.task].items()
+        known, published = vars(self.algorithm), ROBOTS[self.task].settings.items()
         algorithm = filled(self.algorithm, **{name: value for name, value in published if name in known})
         along = self.along_perturbed or self.ascent_envs is not None
         if (algorithm, along) == (self.algorithm, self.along_perturbed):

@@ -8,7 +8,9 @@ The numbers follow DiffRL (Xu et al. 2022). States are Newton's generalised coor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +28,8 @@ class Robot:
     torque: tuple[float, ...]  # on each joint at action 1, N·m
     start_height: float
     start_joints: tuple[float, ...]
+    contact_height: float  # of the torso, at which the feet touch the ground
+    settings: Mapping[str, Any] = field(hash=False)  # DiffRL's of SHAC that depend on the robot
     substeps: int  # solver steps in each CONTROL_DT
     stiffness: float  # k_e of contacts, N/m
     damping: float  # k_d of contacts, N·s/m²: damping force over depth · approach speed
@@ -95,14 +99,18 @@ HUMANOID_TORQUE = {
 ROBOTS = {
     "DiffAnt": Robot(
         asset="nv_ant.xml", joints=ANT_JOINTS, torque=(200.0,) * 8,
-        start_height=0.75, start_joints=(0, 1, 0, -1, 0, -1, 0, 1), substeps=16,
+        start_height=0.75, start_joints=(0, 1, 0, -1, 0, -1, 0, 1), contact_height=0.6, substeps=16,
         stiffness=4e4, damping=1e4, friction_gain=3e3, friction=0.75,
         fall_height=0.27, armature=0.05, joint_damping=1.0,
+        settings={"actor_hidden_sizes": (128, 64, 32), "critic_hidden_sizes": (64, 64), "critic_lr": 2e-3,
+                  "target_critic_alpha": 0.2},
     ),
     "DiffHumanoid": Robot(
         asset="nv_humanoid.xml", joints=tuple(HUMANOID_TORQUE), torque=tuple(map(float, HUMANOID_TORQUE.values())),
-        start_height=1.35, start_joints=(0.0,) * 21, substeps=48,
+        start_height=1.35, start_joints=(0.0,) * 21, contact_height=1.33, substeps=48,
         stiffness=2e4, damping=5e3, friction_gain=1e3, friction=0.75,
         fall_height=0.74, height_tolerance=0.1, action_penalty=0.002,
+        settings={"actor_hidden_sizes": (256, 128), "critic_hidden_sizes": (128, 128), "critic_lr": 5e-4,
+                  "target_critic_alpha": 0.995},
     ),
 }  # fmt: skip

@@ -14,7 +14,6 @@ WARM_UP = 8  # control steps of random torques before the check, so that there a
 AMPLITUDE = 0.3  # of the random actions
 STEPS = (1e-3, 2e-3, 3e-3)  # of the central differences, in units of action and in m/s or rad/s
 AGREEMENT = 0.02  # spread of converged differences, relative to their size
-GROUND = {"DiffAnt": 0.6, "DiffHumanoid": 1.33}  # heights of the torso at which the feet touch
 
 
 def rolled_out(simulator: Simulator, q: Tensor, qd: Tensor, torques: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,7 +35,7 @@ def gradient_check(task: str, horizon: int, seed: int = 0) -> pd.DataFrame:
     random = AMPLITUDE * (2 * torch.rand(WARM_UP + horizon, 1, robot.actions, generator=generator) - 1)
     one = Simulator(robot, 1)
     q, qd = one.q0[None].clone(), torch.zeros(1, 6 + robot.actions)
-    q[:, 2] = GROUND[task]
+    q[:, 2] = robot.contact_height
     with torch.no_grad():
         q, qd = rolled_out(one, q, qd, random[:WARM_UP] * scale)
     actions, velocity = random[WARM_UP:].clone().requires_grad_(), qd.clone().requires_grad_()
