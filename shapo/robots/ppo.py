@@ -134,10 +134,12 @@ class PPOTrainer(RobotTrainer):
         policy, optimizer = self.model.policy, self.model.policy.optimizer
         weights = unprefixed("policy", arrays).items()
         policy.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights})
+        parameters = list(policy.parameters())
         moments: dict[int, dict] = {}
         for name, value in unprefixed("adam", arrays).items():
             index, moment = name.split("/")
-            moments.setdefault(int(index), {})[moment] = torch.from_numpy(value.copy())
+            like = torch.zeros(()) if moment == "step" else parameters[int(index)]
+            moments.setdefault(int(index), {})[moment] = torch.from_numpy(value.copy()).view_as(like)
         optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
         self.model.num_timesteps, self.model._n_updates = meta["num_timesteps"], meta["n_updates"]
 

@@ -267,8 +267,12 @@ def _check_alike(name: str, value: Any, like: Any) -> None:
             _check_alike(key, value.get(key), like[key])
     elif isinstance(like, int | float) and not isinstance(like, bool):
         right = type(value) in (int, float) and (math.isfinite(value) or not math.isfinite(like))
+    elif isinstance(like, tuple):
+        right = isinstance(value, list)
+        for item in value if right and {*map(type, like)} == {float} else ():
+            _check_alike(name, item, like[0])
     else:
-        right = like is None or isinstance(value, list if isinstance(like, tuple) else type(like))
+        right = like is None or isinstance(value, type(like))
     if not right:
         raise ValueError(f"{name} must be like {like!r:.60}; got {value!r:.60}")
 

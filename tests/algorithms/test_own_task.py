@@ -1,6 +1,6 @@
 """Training on tasks of the user's: named, resumed to the same bytes, in studies, packs and tables."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import gymnasium
@@ -90,6 +90,12 @@ def test_falls_are_costs_and_failures(tmp_path):
     assert run.actor(np.zeros((1, 11))).shape == (1, 3)
 
 
+@dataclass(frozen=True)
+class Nothing:
+    def __call__(self, gradient, fisher, samples):
+        return None
+
+
 @pytest.mark.parametrize("algorithm", ["TRPOLag", "SauteRL"])
 def test_environments_are_closed_however_training_ends(tmp_path, monkeypatch, algorithm):
     opened, make = [], shapo.OwnTask.make
@@ -111,6 +117,9 @@ def test_environments_are_closed_however_training_ends(tmp_path, monkeypatch, al
     with pytest.raises(LookupError, match="4 are open") as refused:
         shapo.train(config, runs=tmp_path, progress=False, callback=refuse)
     assert not opened and refused.tb  # which keeps the frames of training alive
+    with pytest.raises(TypeError, match="Nothing") as refused:
+        shapo.train(replace(config, actor=Nothing()), runs=tmp_path, progress=False)
+    assert not opened and refused.tb
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "run_epoch", interrupted)
         shapo.train(config, runs=tmp_path, progress=False)

@@ -1,6 +1,8 @@
 # ruff: noqa: NPY002
 """PPO on the robots: that it is stable-baselines3's, and that our store keeps it to the last bit."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ import torch
 from shapo.checks import NonFiniteError
 from shapo.robots import PPO, RobotConfig
 from shapo.robots.ppo import PPOTrainer
+from shapo.runs.run import Run
+from shapo.runs.store import CorruptCheckpointError, load_checkpoint, save_checkpoint
 from shapo.runs.train import train
 from shapo.sharpness import AdaptiveSAM
 
@@ -41,6 +45,15 @@ def test_interrupted_and_resumed_to_the_last_bit(whole, tmp_path, monkeypatch, e
     for name in expected:
         if not name.startswith("timing"):
             np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
+
+
+def test_moments_of_another_shape_are_a_corrupt_checkpoint(whole, tmp_path):
+    run = Run(CONFIG, tmp_path)
+    shutil.copytree(whole.path, run.path)
+    arrays, meta = load_checkpoint(run.checkpoint)
+    save_checkpoint(run.checkpoint, arrays | {"adam/0/exp_avg": np.zeros(3, np.float32)}, meta)
+    with pytest.raises(CorruptCheckpointError, match="was not loaded"):
+        run.restore(CONFIG.trainer())
 
 
 def test_training_leaves_the_generators_of_others_alone(tmp_path):

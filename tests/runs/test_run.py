@@ -73,6 +73,8 @@ CRAFTED = {
     ),
     "a multiplier of text": lambda arrays, meta: meta["algorithm"].update(lagrangian_multiplier="1"),
     "costs of one number": lambda arrays, meta: meta["algorithm"].update(costs=1.0),
+    "a cost that is no number": lambda arrays, meta: meta["algorithm"].update(costs=[0.0, np.nan]),
+    "a cost of text": lambda arrays, meta: meta["algorithm"].update(costs=["0"]),
     "no state of the algorithm": lambda arrays, meta: meta.update(algorithm=[]),
     "a total that is missing": lambda arrays, meta: meta["totals"].pop("failures"),
     "a total below 0": lambda arrays, meta: meta["totals"].update(failures=-1),
