@@ -1,5 +1,6 @@
 """The notebook runner and the options of run_all.sh, on small notebooks, as real processes."""
 
+import json
 import os
 import re
 import shutil
@@ -372,6 +373,17 @@ def test_root_gets_jupyterlab_too_on_this_machine_alone(pretending, uid, allowed
     assert call.startswith("-m jupyterlab") and call.endswith("--no-browser")
     assert ("--allow-root" in call) == allowed
     assert "--ip=127.0.0.1" in call and "token" not in call
+
+
+def test_jupyterlab_asks_no_newcomer_about_news(pretending):
+    process = pretending("lab", "--", "--no-browser")
+    assert process.wait() == 0, process.stdout.read()
+    config = process.clone / ".venv" / "etc" / "jupyter" / "labconfig" / "default_setting_overrides.json"
+    (extension, given), *others = json.loads(config.read_text()).items()
+    name = Path("share/jupyter/lab/schemas") / extension.replace(":", "/")
+    known = json.loads((sys.prefix / name.with_suffix(".json")).read_text())["properties"]
+    assert given["fetchNews"] == "false" in [choice["const"] for choice in known["fetchNews"]["oneOf"]]
+    assert given.keys() <= known.keys() and not others
 
 
 def test_two_first_calls_at_once_set_up_once(pretending):

@@ -3,7 +3,10 @@
 import json
 import re
 
-from shapo.figures import ROOT
+import imageio.v3 as iio
+import pytest
+
+from shapo.figures.style import ROOT, canvas, label, save
 
 ROW = re.compile(
     r"^\| \[([\w-]+)\]\(([\w-]+)\.png\) \| .{10,} \| \[(\d\d)\]\(\.\./notebooks/(\3_\w+\.ipynb)\) \|$", re.M
@@ -25,3 +28,27 @@ def test_every_figure_is_drawn_by_its_notebook():
         names = re.findall(r'"([\w{}.()]+)"', code)
         patterns = [r"[\w-]+".join(map(re.escape, re.split(r"\{.*?\}", name))) for name in names]
         assert any(re.fullmatch(p, figure) for p in patterns if p != r"[\w-]+"), f"{figure} in {notebook}"
+
+
+def shown(path) -> str:
+    """The series that a picture says it has, with # for numbers, which depend on the profile."""
+    return re.sub(r"[−-]?\d[\d.,]*", "#", iio.immeta(path)["Description"])
+
+
+def test_a_picture_says_what_it_shows(tmp_path):
+    fig, (left, right) = canvas(4, 2, 2)
+    left.plot([0, 1], label="vanilla")
+    left.plot([1, 0], label="SHAPO")
+    label(left, "return", "steps", "mean")
+    label(right, "cost")
+    save(fig, "two", folder=tmp_path)
+    assert shown(tmp_path / "two.png") == "(a) return | steps | mean | vanilla, SHAPO\n(b) cost"
+
+
+@pytest.mark.parametrize("name", [name for _, name, *_ in ROWS])
+def test_a_shipped_figure_shows_the_series_that_its_notebook_draws(name):
+    """The notebooks, run under smoke, draw the same figures of less."""
+    drawn = ROOT / "figures" / "smoke" / f"{name}.png"
+    if not drawn.exists():
+        pytest.skip("its notebook has not been run here")
+    assert shown(ROOT / "figures" / f"{name}.png") == shown(drawn)
