@@ -78,8 +78,9 @@ def dose_response(
     unit = {"δ": r"$\delta_{\mathrm{Down}}/\delta_{\mathrm{Up}}$", "ρ": r"$\rho_{\mathrm{critic}}$"}[symbol]
     places = [(task, metric) for task in tasks for metric in [*metrics[task], *[""] * columns][:columns]]
     for axis, (task, metric) in zip(axes, places, strict=True):
-        if not metric or shown[shown.task == task][metric].nunique() < 2:
-            axis.remove()  # nothing, or one number throughout
+        same = not metric or shown[shown.task == task][metric].nunique() < 2  # one number throughout
+        if same and metric != metrics[task][0]:
+            axis.remove()
             continue
         for baseline, runs in shown[shown.task == task].groupby("baseline", sort=False):
             look, middle = chosen[baseline], runs.groupby("radius")[metric].median()

@@ -132,12 +132,12 @@ def save(fig: Figure, name: str, profile: str = "smoke", folder: Path | None = N
 
 
 def series(fig: Figure) -> str:
-    """What the figure shows, a line a panel: title, axes, and each label that a legend names."""
+    """What the figure shows, a line a panel: its title and axes, then, after a dash, the names in its legend."""
     panels = []
     for axis in fig.axes:
-        axes = [text for text in (axis.get_xlabel(), axis.get_ylabel()) if text]
-        named = dict.fromkeys(axis.get_legend_handles_labels()[1])
-        panels.append(" | ".join([axis.get_title("left"), *axes, ", ".join(named)]).strip(" |"))
+        texts = filter(None, [axis.get_title("left"), axis.get_xlabel(), axis.get_ylabel()])
+        names = ", ".join(dict.fromkeys(axis.get_legend_handles_labels()[1]))
+        panels.append(" | ".join(texts) + (f" — {names}" if names else ""))
     return "\n".join(" ".join(panel.split()) for panel in panels if panel)
 
 
