@@ -1,7 +1,7 @@
 """SHAPO, sharpness-aware policy optimization for safe exploration: the open companion of the paper.
 
     import shapo
-    run = shapo.train(shapo.Config(task="PointGoal1-v0", algorithm="PIDLag", actor=shapo.FisherSAM(0.002)))
+    run = shapo.train(shapo.Config(task="PointGoal1-v0", algorithm="PIDLag", actor=shapo.FisherSAM(0.001)))
 
 The method is in `shapo.sharpness`; read that file first.
 """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from shapo.experiments import claims, robots, safety
-from shapo.experiments.profiles import DIALS, PROFILES
+from shapo.experiments.profiles import PROFILES
 from shapo.runs.packing import pack
 from shapo.runs.shipped import CorruptPackError, data_folder
 from shapo.runs.study import Study, StudyError
@@ -84,13 +84,6 @@ def _study(options: argparse.Namespace) -> Study:
 
 
 def _run(options: argparse.Namespace) -> int:
-    unknown = [task for task in safety.TASK_ORDER if task not in DIALS]
-    needs_dials = options.name in {build.__name__ for build in safety.FIGURES} | set(safety.TOGETHER)
-    if needs_dials and unknown and options.profile != "smoke":
-        raise ValueError(
-            f"DIALS in shapo/experiments/profiles.py has no radii yet for {', '.join(unknown)}, so runs of "
-            f"{options.name} would be made in vain: `run pilot` first, and take what notebook 91 chooses"
-        )
     study = _study(options)
     print(study, flush=True)
     study.run()

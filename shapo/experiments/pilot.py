@@ -10,16 +10,17 @@ from shapo.experiments import safety
 LEAST_TURN = 5.0  # degrees by which a radius must turn the step to count as a different method
 LEAST_RETURN = -0.05  # the least change of the return that is accepted, as a share of vanilla's
 EXTENDED = ("The sweep is to be extended. ", "The sweep was extended once already. ")
-COLUMNS = ["task", "dial", "radius", "runs", "return", "safety", "error", "turn", "comparable", "eligible"]
+EFFECTS = ["return", "return_error", "safety", "error", "turn"]
+COLUMNS = ["task", "dial", "radius", "runs", *EFFECTS, "comparable", "eligible"]
 
 
 def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | None = None) -> pd.DataFrame:
     """A row per task, dial and radius: its effect on the baselines, each against its own vanilla, and which is chosen.
 
     return: change of the mean return, as a share of vanilla's. safety: change of the mean log of the safety metric.
-    Both are means over baselines; error is the standard error of safety. comparable: the radius has every run that
-    vanilla has, and turns the step by at least LEAST_TURN (which is not asked of ρ, whose turn is not known). eligible:
-    it is comparable, and does not lower the return by more than LEAST_RETURN and one standard error.
+    Both are means over baselines; return_error and error are their standard errors. comparable: the radius has every
+    run that vanilla has, and turns the step by at least LEAST_TURN (which is not asked of ρ, whose turn is not known).
+    eligible: it is comparable, and does not lower the return by more than LEAST_RETURN and one standard error.
 
     The rule: eligible radii within one standard error of the safest count as equal, and the largest of them is chosen;
     if there are none, the smallest comparable one. edge: none is eligible, or the chosen one is the smallest or largest
@@ -49,7 +50,7 @@ def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | Non
             whole = (mine["log", "size"] == base["log", "size"]).all() and np.isfinite(error)
             comparable = bool(whole and (dial != "δ" or turn >= LEAST_TURN))
             eligible = comparable and bool(kept.mean() + kept_error >= LEAST_RETURN)
-            effects = kept.mean(), change.mean(), error, turn
+            effects = kept.mean(), kept_error, change.mean(), error, turn
             rows.append([task, dial, radius, len(cell), *effects, comparable, eligible])
     table = pd.DataFrame(rows, columns=COLUMNS).assign(chosen=False, edge=False)
     for _, sweep in table.groupby(["task", "dial"], sort=False):
@@ -82,7 +83,7 @@ def choices_in_words(table: pd.DataFrame, missing: int) -> str:
         said = [f"- {task}, {'δ_Down / δ_Up' if dial == 'δ' else 'ρ_critic'}: "]
         for row in sweep[sweep.chosen].to_dict("records"):
             said.append(f"**{row['radius']:g}**, safety {row['safety']:+.1%} ± {row['error']:.1%}, ")
-            said.append(f"return {row['return']:+.1%}. ")
+            said.append(f"return {row['return']:+.1%} ± {row['return_error']:.1%}. ")
             said.append("It is not eligible, and neither is any other radius. " * (not row["eligible"]))
             said.append("It lies at the edge of the sweep. " * bool(row["edge"] and row["eligible"]))
             said.append(EXTENDED[(task, dial) in safety.PILOT_MORE] * bool(row["edge"]))

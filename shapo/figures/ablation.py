@@ -70,9 +70,9 @@ def dose_response(
     metrics, left to right. names: metric -> label of its axes.
     """
     shown = results[results.variant.str.startswith((symbol, "vanilla"))]
-    radius = shown.variant.str.extract(rf"{symbol} = (\S+)")[0].astype(float)
-    start = radius.min() / 4
-    shown, tasks = shown.assign(radius=radius.fillna(start)), list(dict.fromkeys(shown.task))
+    radius = shown.variant.str.extract(rf"{symbol} = (\S+)")[0].astype(float).fillna(0.0)
+    steps = sorted(radius.unique())  # evenly spaced, because they grow by factors
+    shown, tasks = shown.assign(radius=radius, step=radius.map(steps.index)), list(dict.fromkeys(shown.task))
     columns, chosen = max(len(metrics[task]) for task in tasks), looks(dict.fromkeys(results.baseline))
     fig, axes = canvas(PAGE, 1.8 * len(tasks) + 0.5, columns, len(tasks))
     unit = {"δ": r"$\delta_{\mathrm{Down}}/\delta_{\mathrm{Up}}$", "ρ": r"$\rho_{\mathrm{critic}}$"}[symbol]
@@ -83,15 +83,12 @@ def dose_response(
             axis.remove()
             continue
         for baseline, runs in shown[shown.task == task].groupby("baseline", sort=False):
-            look, middle = chosen[baseline], runs.groupby("radius")[metric].median()
-            axis.plot(runs.radius, runs[metric], look.marker, color=look.colour, ms=2.5, alpha=0.4, mew=0)
+            look, middle = chosen[baseline], runs.groupby("step")[metric].median()
+            axis.plot(runs.step, runs[metric], look.marker, color=look.colour, ms=2.5, alpha=0.4, mew=0)
             axis.plot(middle.index, middle, marker=look.marker, ms=4, label=baseline, **look.line)
-            if start in middle:
-                axis.axhline(middle[start], color=look.colour, lw=0.8, ls=":", label=f"{baseline}, radius 0")
-        axis.set_xscale("log")
-        axis.set_xticks(sorted(shown.radius.unique()))
-        axis.xaxis.set_major_formatter(lambda x, _: "0" if x < 2 * start else f"{x:g}")
-        axis.minorticks_off()
+            if 0 in middle:
+                axis.axhline(middle[0], color=look.colour, lw=0.8, ls=":", label=f"{baseline}, radius 0")
+        axis.set_xticks(range(len(steps)), [f"{step:g}" for step in steps])
         axis.yaxis.set_major_formatter(short_count)
         title = f"{task}: {names[metric]}" if metric == metrics[task][0] else names[metric]
         label(axis, title, unit if task == tasks[-1] else "")
