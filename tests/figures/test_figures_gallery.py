@@ -12,6 +12,8 @@ from shapo.figures.style import ROOT, canvas, label, save
 ROW = re.compile(
     r"^\| \[([\w-]+)\]\(([\w-]+)\.png\) \| .{10,} \| \[(\d\d)\]\(\.\./notebooks/(\3_\w+\.ipynb)\) \|$", re.M
 )
+# Panels that smoke draws and a shipped figure does not, because there all runs are alike: λ is κ from first to last.
+ALIKE = {"extend_baseline": {r"multiplier $\lambda$ | environment steps"}}
 ROWS = ROW.findall((ROOT / "figures" / "README.md").read_text())
 
 
@@ -59,4 +61,4 @@ def test_a_shipped_figure_shows_the_series_that_its_notebook_draws(name):
     if not drawn.exists():
         pytest.skip("its notebook has not been run here")
     (panels, names), (drawn_panels, drawn_names) = shown(ROOT / "figures" / f"{name}.png"), shown(drawn)
-    assert drawn_panels <= panels and drawn_names == names
+    assert drawn_panels - ALIKE.get(name, set()) <= panels and drawn_names == names
