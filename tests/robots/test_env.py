@@ -27,6 +27,19 @@ def zeros(env) -> torch.Tensor:
     return torch.zeros(env.num_envs, env.robot.actions)
 
 
+def test_the_default_device_is_nothing_to_the_robots(env):
+    def walked() -> torch.Tensor:
+        env.rng = np.random.default_rng(0)
+        env.reset()
+        action = torch.full((env.num_envs, env.robot.actions), 0.1, device="cpu", requires_grad=True)
+        env.step(action)[1].sum().backward()
+        return action.grad
+
+    expected = walked()
+    with torch.device("meta"):  # as of a user who works on a GPU
+        assert torch.equal(walked(), expected) and expected.any()
+
+
 @pytest.mark.parametrize(("task", "columns"), [("DiffAnt", 37), ("DiffHumanoid", 76)])
 def test_observations_have_the_papers_columns(task, columns):
     robot = ROBOTS[task]

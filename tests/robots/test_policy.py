@@ -50,6 +50,17 @@ def observations(policy):
     return np.random.default_rng(0).standard_normal((3, policy.columns))
 
 
+@pytest.mark.parametrize("sampled", [False, True])
+def test_the_default_device_is_nothing_to_a_policy(policy, observations, sampled):
+    def acts(kind):
+        return policy(kind(observations), rng=np.random.default_rng(1) if sampled else None)
+
+    expected = [acts(kind) for kind in (np.asarray, torch.from_numpy)]
+    with torch.device("meta"):  # as of a user who works on a GPU
+        for before, kind in zip(expected, (np.asarray, torch.from_numpy), strict=True):
+            assert (acts(kind) == before).all()
+
+
 def test_actions_are_of_the_observations_kind(policy, observations):
     expected = policy(observations)
     for dtype in ("float16", "float32", "float64"):
