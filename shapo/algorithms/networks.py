@@ -208,10 +208,8 @@ class Acts:
             rng = int(torch.randint(2**62, (), generator=rng))
         mode = rng is None if deterministic is None else deterministic
         batch = given[None] if given.ndim == 1 else given
-        action = self.act(batch, None if mode else np.random.default_rng(rng))
-        action = (
-            action if isinstance(action, Tensor) else torch.from_numpy(action)
-        )  # never the default device
+        noise = None if mode else np.random.default_rng(rng)
+        action = torch.as_tensor(self.act(batch, noise), device="cpu")  # never the default device
         floating = given.is_floating_point() if isinstance(given, Tensor) else given.dtype.kind == "f"
         if isinstance(given, Tensor):
             action = action.to(given if floating else torch.float64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -32,26 +31,28 @@ class Trainer(RunTrainer):
     def __init__(self, config: RunConfig):
         totals = {"total_cost": 0.0, "failures": 0}
         super().__init__(config, ("return", "cost"), totals, ("action", "minibatch"))
+        try:
+            self._build()
+        except BaseException:
+            self.env.close()
+            raise
+
+    def _build(self) -> None:
+        """Makes all but the environments; what the user wrote runs here for the first time, and may fail."""
         config, networks = self.config, self.networks_rng
-        with ExitStack() as failing:
-            failing.callback(self.env.close)
-            obs_dim, act_dim = (
-                self.env.single_observation_space.shape[0],
-                self.env.single_action_space.shape[0],
-            )
-            self.actor = GaussianActor(obs_dim, act_dim, config.hidden_sizes, networks)
-            settings = config.critic_lr, config.critic_l2, config.max_grad_norm
-            self.critics = Critics(obs_dim, config.hidden_sizes, networks, *settings)
-            self.normalizer = RunningNormalizer(obs_dim - self.algorithm.extra_observations)
-            self.algorithm_state = self.algorithm.initial_state()
-            self.observation, _ = self.env.reset()
-            if config.actor is not None:
-                with seeded_torch(config.seed):
-                    seen = self.normalizer(self.observation)
-                    fisher = GaussianFisher(self.actor, seen, self.algorithm.cg_damping)
-                    first = Samples(config.steps_per_epoch, lambda: np.ones((1, 1)), np.zeros((1, 1)))
-                    try_out(config.actor, fisher, first)
-            failing.pop_all()  # nothing failed: the environments stay open
+        obs_dim, act_dim = self.env.single_observation_space.shape[0], self.env.single_action_space.shape[0]
+        self.actor = GaussianActor(obs_dim, act_dim, config.hidden_sizes, networks)
+        settings = config.critic_lr, config.critic_l2, config.max_grad_norm
+        self.critics = Critics(obs_dim, config.hidden_sizes, networks, *settings)
+        self.normalizer = RunningNormalizer(obs_dim - self.algorithm.extra_observations)
+        self.algorithm_state = self.algorithm.initial_state()
+        self.observation, _ = self.env.reset()
+        if config.actor is not None:
+            with seeded_torch(config.seed):
+                seen = self.normalizer(self.observation)
+                fisher = GaussianFisher(self.actor, seen, self.algorithm.cg_damping)
+                first = Samples(config.steps_per_epoch, lambda: np.ones((1, 1)), np.zeros((1, 1)))
+                try_out(config.actor, fisher, first)
 
     def next_batch(self) -> tuple[Batch, list[dict], float]:
         """Rolls out an epoch and updates the multiplier; returns (batch, episodes that ended, J_C)."""

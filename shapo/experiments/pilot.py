@@ -10,8 +10,9 @@ from shapo.experiments import safety
 LEAST_TURN = 5.0  # degrees by which a radius must turn the step to count as a different method
 LEAST_RETURN = -0.05  # the least change of the return that is accepted, as a share of vanilla's
 EXTENDED = ("The sweep is to be extended. ", "The sweep was extended once already. ")
-EFFECTS = ["return", "return_error", "safety", "error", "turn"]
-COLUMNS = ["task", "dial", "radius", "runs", *EFFECTS, "comparable", "eligible"]
+COLUMNS = [
+    "task", "dial", "radius", "runs", "return", "return_error", "safety", "error", "turn", "comparable", "eligible",
+]  # fmt: skip
 
 
 def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | None = None) -> pd.DataFrame:

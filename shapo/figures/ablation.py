@@ -72,15 +72,15 @@ def dose_response(
     shown = results[results.variant.str.startswith((symbol, "vanilla"))]
     radius = shown.variant.str.extract(rf"{symbol} = (\S+)")[0].astype(float).fillna(0.0)
     steps = sorted(radius.unique())  # evenly spaced, because they grow by factors
-    shown, tasks = shown.assign(radius=radius, step=radius.map(steps.index)), list(dict.fromkeys(shown.task))
+    shown, tasks = shown.assign(step=radius.map(steps.index)), list(dict.fromkeys(shown.task))
     columns, chosen = max(len(metrics[task]) for task in tasks), looks(dict.fromkeys(results.baseline))
     fig, axes = canvas(PAGE, 1.8 * len(tasks) + 0.5, columns, len(tasks))
     unit = {"δ": r"$\delta_{\mathrm{Down}}/\delta_{\mathrm{Up}}$", "ρ": r"$\rho_{\mathrm{critic}}$"}[symbol]
     places = [(task, metric) for task in tasks for metric in [*metrics[task], *[""] * columns][:columns]]
     for axis, (task, metric) in zip(axes, places, strict=True):
-        same = not metric or shown[shown.task == task][metric].nunique() < 2  # one number throughout
-        if same and metric != metrics[task][0]:
-            axis.remove()
+        first = metric == metrics[task][0]
+        if not first and (not metric or shown[shown.task == task][metric].nunique() < 2):
+            axis.remove()  # nothing, or one number throughout
             continue
         for baseline, runs in shown[shown.task == task].groupby("baseline", sort=False):
             look, middle = chosen[baseline], runs.groupby("step")[metric].median()
@@ -90,7 +90,7 @@ def dose_response(
                 axis.axhline(middle[0], color=look.colour, lw=0.8, ls=":", label=f"{baseline}, radius 0")
         axis.set_xticks(range(len(steps)), [f"{step:g}" for step in steps])
         axis.yaxis.set_major_formatter(short_count)
-        title = f"{task}: {names[metric]}" if metric == metrics[task][0] else names[metric]
+        title = f"{task}: {names[metric]}" if first else names[metric]
         label(axis, title, unit if task == tasks[-1] else "")
     return legend(fig)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import pytest
 
-from shapo.figures.style import ROOT, canvas, label, save
+from shapo.figures.style import ROOT, canvas, home, label, save
 
 ROW = re.compile(
     r"^\| \[([\w-]+)\]\(([\w-]+)\.png\) \| .{10,} \| \[(\d\d)\]\(\.\./notebooks/(\3_\w+\.ipynb)\) \|$", re.M
@@ -57,7 +57,7 @@ def test_a_picture_says_what_it_shows(tmp_path):
 @pytest.mark.parametrize("name", [name for _, name, *_ in ROWS])
 def test_a_shipped_figure_shows_the_series_that_its_notebook_draws(name):
     """The notebooks, run under smoke, draw the same figures of less: panels may lack, where all runs are alike."""
-    drawn = ROOT / "figures" / "smoke" / f"{name}.png"
+    drawn = home("smoke") / f"{name}.png"
     if not drawn.exists():
         pytest.skip("its notebook has not been run here")
     (panels, names), (drawn_panels, drawn_names) = shown(ROOT / "figures" / f"{name}.png"), shown(drawn)
