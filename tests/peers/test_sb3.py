@@ -1,5 +1,6 @@
 """sb3-contrib's TRPO at our settings, on a budget that shows it runs."""
 
+import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +8,7 @@ from scipy.stats import ttest_ind
 
 from shapo.algorithms.config import Config
 from shapo.algorithms.trust_region import TrustRegion
-from shapo.peers.sb3 import differences, train
+from shapo.peers.sb3 import SIDES, Unclipped, differences, train
 
 
 def test_a_row_per_epoch_with_the_mean_of_its_episodes():
@@ -32,8 +33,24 @@ def test_the_difference_is_that_of_last_quarters_with_welchs_interval():
         steps = [250, 500, 750, 1000]
         return [pd.DataFrame({"steps": steps, "episode_return": [0, 0, 0, end]}) for end in ends]
 
-    found = differences({"A": {"ours": runs(10, 12, 15), "sb3-contrib": runs(9, 13)}, "B": {"ours": runs(1)}})
+    clipped, unclipped = SIDES.values()
+    sides = {"A": {"ours": runs(10, 12, 15), clipped: runs(9, 13), unclipped: runs(12)}, "B": {"ours": runs(1)}}
+    found = differences(sides)
+    assert list(zip(found.task, found.peer, strict=True)) == [(t, p) for t in "AB" for p in (clipped, unclipped)]
     low, high = ttest_ind([10, 12, 15], [9, 13], equal_var=False).confidence_interval()
     assert found.difference[0] == pytest.approx(37 / 3 - 11)
     assert (found.low[0], found.high[0]) == pytest.approx((low, high))
-    assert found.ours[1] == 1 and found[["sb3-contrib", "difference", "low"]].loc[1].isna().all()
+    assert found.difference[1] == pytest.approx(37 / 3 - 12) and np.isnan(found.low[1])
+    assert found.ours[2] == 1 and found[["theirs", "difference", "low"]].loc[2].isna().all()
+
+
+def test_unclipped_the_robot_is_charged_for_the_whole_action_and_moves_as_if_clipped():
+    action = np.full(8, 3.0, np.float32)
+    ends = []
+    for wrap, given in ((Unclipped, action), (lambda env: env, action.clip(-1, 1))):
+        env = wrap(gymnasium.make("Ant-v4"))
+        env.reset(seed=0)
+        assert (env.action_space.contains(given), (given <= 1).all()) in ((True, False), (True, True))
+        ends.append(env.step(given))
+    assert np.array_equal(ends[0][0], ends[1][0])
+    assert ends[0][4]["reward_ctrl"] == pytest.approx(9 * ends[1][4]["reward_ctrl"])
