@@ -50,7 +50,7 @@ def test_unclipped_the_robot_is_charged_for_the_whole_action_and_moves_as_if_cli
     for wrap, given in ((Unclipped, action), (lambda env: env, action.clip(-1, 1))):
         env = wrap(gymnasium.make("Ant-v4"))
         env.reset(seed=0)
-        assert (env.action_space.contains(given), (given <= 1).all()) in ((True, False), (True, True))
+        assert env.action_space.contains(given)  # so sb3 leaves it as it is
         ends.append(env.step(given))
     assert np.array_equal(ends[0][0], ends[1][0])
     assert ends[0][4]["reward_ctrl"] == pytest.approx(9 * ends[1][4]["reward_ctrl"])
