@@ -2,8 +2,8 @@
 
 python -m shapo.peers.sb3        trains what `figures/data/sb3.csv` holds: two tasks, three seeds, 1 M steps, twice
 
-Gymnasium's robots charge the action that they are given for its square. sb3-contrib clips actions before the task sees
-them, ours does not (nor do OmniSafe and SafePO): so it trains both ways.
+Gymnasium's robots charge the square of the action that they are given. sb3 clips an action before the task sees it,
+our trainer does not: so sb3-contrib's trains both ways.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from shapo.runs.shipped import data_folder
 from shapo.runs.store import write_atomically
 from shapo.runs.train import one_thread
 
-
 SIDES = {True: "sb3-contrib", False: "sb3-contrib, unclipped"}  # by `clipped`
 
 
@@ -40,7 +39,8 @@ def train(config: Config, clipped: bool = True) -> pd.DataFrame:
     """Trains sb3-contrib's TRPO at the settings of a config. Columns, a row per epoch: task, side, seed, steps, and
     episode_return, the mean over the episodes that ended in the epoch.
 
-    clipped: whether the task sees actions clipped to its bounds, as sb3 does, or as they were sampled, as ours. Its KL is a mean over components, as OmniSafe's, with radius 0.01 and damping 0.1. Only observations are normalised.
+    clipped: whether the task sees actions clipped to its bounds, as sb3 does, or as they were sampled, as ours. Its KL
+    is a mean over components, as OmniSafe's, with radius 0.01 and damping 0.1. Only observations are normalised.
     """
     from sb3_contrib import TRPO
     from stable_baselines3.common.callbacks import BaseCallback
@@ -65,7 +65,8 @@ def train(config: Config, clipped: bool = True) -> pd.DataFrame:
         wrapper = None if clipped else Unclipped
         envs = make_vec_env(config.task, config.num_envs, seed=config.seed, wrapper_class=wrapper)
         TRPO(
-            "MlpPolicy", VecNormalize(envs, norm_reward=False), n_steps=config.steps_per_epoch // config.num_envs, seed=config.seed, device="cpu",
+            "MlpPolicy", VecNormalize(envs, norm_reward=False), device="cpu", seed=config.seed,
+            n_steps=config.steps_per_epoch // config.num_envs,
             gamma=config.gamma, gae_lambda=config.gae_lambda, batch_size=config.minibatch_size,
             n_critic_updates=config.critic_passes, learning_rate=config.critic_lr,
         ).learn(config.total_steps, callback=Epochs())  # fmt: skip
@@ -85,7 +86,7 @@ def beside(profile: str) -> dict[str, dict[str, list[pd.DataFrame]]]:
 
 
 def differences(sides: dict[str, dict[str, list[pd.DataFrame]]]) -> pd.DataFrame:
-    """Ours minus sb3-contrib's mean return of the last quarter, per task and side of theirs, with Welch's 95 % interval.
+    """Ours minus sb3-contrib's mean return of the last quarter, per task and side of theirs; Welch's 95 % interval.
 
     sides: from `beside`. Where either side has fewer than two runs, there is no interval.
     """
@@ -97,7 +98,8 @@ def differences(sides: dict[str, dict[str, list[pd.DataFrame]]]) -> pd.DataFrame
     rows = []
     for task, peer in product(sides, SIDES.values()):
         ours, theirs = ends.get((task, "ours"), []), ends.get((task, peer), [])
-        row = {"task": task, "peer": peer, "ours": np.mean(ours or np.nan), "theirs": np.mean(theirs or np.nan)}
+        row = {"task": task, "peer": peer}
+        row |= {"ours": np.mean(ours or np.nan), "theirs": np.mean(theirs or np.nan)}
         row |= {"difference": row["ours"] - row["theirs"], "low": np.nan, "high": np.nan}
         if min(len(ours), len(theirs)) >= 2:
             row["low"], row["high"] = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)

@@ -34,9 +34,14 @@ def test_the_difference_is_that_of_last_quarters_with_welchs_interval():
         return [pd.DataFrame({"steps": steps, "episode_return": [0, 0, 0, end]}) for end in ends]
 
     clipped, unclipped = SIDES.values()
-    sides = {"A": {"ours": runs(10, 12, 15), clipped: runs(9, 13), unclipped: runs(12)}, "B": {"ours": runs(1)}}
+    sides = {
+        "A": {"ours": runs(10, 12, 15), clipped: runs(9, 13), unclipped: runs(12)},
+        "B": {"ours": runs(1)},
+    }
     found = differences(sides)
-    assert list(zip(found.task, found.peer, strict=True)) == [(t, p) for t in "AB" for p in (clipped, unclipped)]
+    assert list(zip(found.task, found.peer, strict=True)) == [
+        (t, p) for t in "AB" for p in (clipped, unclipped)
+    ]
     low, high = ttest_ind([10, 12, 15], [9, 13], equal_var=False).confidence_interval()
     assert found.difference[0] == pytest.approx(37 / 3 - 11)
     assert (found.low[0], found.high[0]) == pytest.approx((low, high))
