@@ -24,7 +24,7 @@ from shapo.runs.shipped import data_folder
 from shapo.runs.store import write_atomically
 from shapo.runs.train import one_thread
 
-SIDES = {True: "sb3-contrib", False: "sb3-contrib, unclipped"}  # by `clipped`
+SIDES = {True: "sb3-contrib", False: "sb3-contrib unclipped"}  # by `clipped`
 
 
 class Unclipped(gymnasium.Wrapper):
