@@ -27,7 +27,7 @@ TASK_ORDER = ("PointGoal1-v0", "Ant-v4", "Walker2d-v4", "PointButton1-v0")  # a 
 ABLATIONS = {"PointGoal1-v0": "TRPOLag", "Walker2d-v4": "CPO"}  # of Figures 6 and 7: one task of each kind
 LAMBDA_INIT = (0.001, 1.0, 5.0, 20.0)  # PIDLag's λ before the first update, Figure 4
 DOSES = (0.03, 0.1, 0.3, 1.0)  # δ_Down / δ_Up
-MEASURED_ALPHA = 1e-300  # Figure 8: with n measured, an ordinary α gives too small a radius (notebook 10)
+MEASURED_ALPHA = 1e-150  # Figure 8: with n measured, an ordinary α gives too small a radius (notebook 10)
 PILOT_SHARES = DOSES[:3]
 PILOT_RHO = (0.01, 0.05)  # the critics' ρ
 # (task, "δ" or "ρ") -> further radii where the pilot's rule extends a sweep (notebook 91).

@@ -188,7 +188,7 @@ def schedules(
     for axis in axes:
         axis.set(xscale="log", yscale="log")
         axis.xaxis.set_major_formatter(short_count)
-    axes[1].set_ylim(1e-4, 1)
+    axes[1].set_ylim(max(1e-4, 0.5 * axes[1].dataLim.ymin), 1)
     return legend(fig)
 
 
