@@ -51,10 +51,9 @@ class DifferentiableEnv:
     def reset(self) -> Tensor:
         """Starts an episode in every environment; returns observations (N, obs)."""
         self.q, self.qd = self._start(self.num_envs)
-        self.action = self.q.new_zeros(
-            self.num_envs, self.robot.actions
-        )  # on the processor, whatever the default
-        self.length = self.q.new_zeros(self.num_envs, dtype=torch.int64)
+        zeros = self.q.new_zeros  # on the processor, whatever the default device
+        self.action = zeros(self.num_envs, self.robot.actions)
+        self.length = zeros(self.num_envs, dtype=torch.int64)
         return self.observation()
 
     def observation(self) -> Tensor:
