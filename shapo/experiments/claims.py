@@ -1,24 +1,29 @@
 """What the two papers claim, and what the runs say about it.
 
-The claims were written down before SHAPO's runs existed; the robots' runs had been seen.
+The claims were written down before the runs of SHAPO's study existed; the robots' runs, and part of the pilot's, had
+been seen. Notebook 13 lists what was changed since.
 
 A claim names the runs that decide it, one number of each run, and the direction it should go. It is judged by **one**
 effect, pooled over all tasks and baselines that it covers (a task and a baseline are a stratum):
 
     effect    for metrics of LOGS, the mean over strata of the difference of mean logs, as a relative change; else the
-              mean over tasks of the sum of differences as a share of the sum of the reference's means on the task, so
+              mean over tasks of the sum of differences as a share of the task's sum of the reference's |means|, so
               that no task outweighs another; 95 % interval by Welch, the front's by bootstrap. A mean of each
               baseline's own share would be arbitrary where one returns next to nothing. A stratum in which every run
               has the same number, such as a tail at its ceiling of 1, cannot show an effect and is left out
     p         two-sided, from labels exchanged at random within strata, or within pairs of equal seed where there are
-              enough pairs to decide; corrected by Holm's method over all claims of a family
+              enough pairs to decide; corrected by Holm's method over all claims of a family. It asks whether any
+              stratum has an effect, the interval how large their mean is: where baselines go opposite ways, p may be
+              large beside an interval without 0, and a claim needs both
     verdict   holds: p < 0.05 in the direction claimed, and the return is not worse by more than MATTERS
-              does not hold: p < 0.05 the other way, an interval that excludes an effect of MATTERS, or a worse return
+              does not hold: p < 0.05 the other way, an interval that excludes an effect of MATTERS (but the front's:
+              its unit is a share of a box, where less cost by MATTERS counts for less), or a worse return
               undecided: neither of these, such as less cost with a return that may be worse; and while runs are missing
 
 A claim of kind kept holds where the interval excludes a loss of MATTERS, one of kind no lower where it excludes a gain.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +39,7 @@ from shapo.runs.store import ROOT
 
 MATTERS = 0.05  # the smallest change that would matter, as a share
 LEVEL = 0.05  # of significance
-PAIRS = 15  # fewest pairs to exchange labels within; of ten, p has too few values for a correction by 12
+PAIRS = 15  # fewest pairs to exchange labels within; of ten, p has too few values for a correction by 15
 DRAWS = 9999  # permutations of the labels
 LOGS = ("safety", "tail", "samples")  # metrics that are compared by their logarithms
 LEAST = {"tail": 0.02}  # floor of a metric before its logarithm: one fall in 50 episodes
@@ -102,15 +107,20 @@ def _claims() -> tuple[Claim, ...]:
 CLAIMS = _claims()
 
 
-def judge(profile: str, notebook: str | None = None) -> pd.DataFrame:
+def judge(
+    profile: str, notebook: str | None = None, without: Collection[tuple[str, str]] = ()
+) -> pd.DataFrame:
     """A row per claim, of one notebook if given: the columns of `effect`, verdict and notebook; its text is the index.
 
     p is corrected over all claims of the family, also those of other notebooks. A claim that lacks runs counts there
-    with p = 1. Under the smoke profile nothing is claimed.
+    with p = 1. Under the smoke profile nothing is claimed. without: cells (task, baseline) to leave out, to see how far
+    an effect rests on them; the claims themselves leave out none.
     """
     families = {claim.family for claim in CLAIMS if notebook in (None, claim.notebook)}
     asked = [claim for claim in CLAIMS if claim.family in families]
-    tables = {name: _table(name, profile) for name in dict.fromkeys(claim.experiment for claim in asked)}
+    tables = {
+        name: _table(name, profile, without) for name in dict.fromkeys(claim.experiment for claim in asked)
+    }
     rows = [effect(claim, *_of_claim(claim, *tables[claim.experiment])) for claim in asked]
     table = pd.DataFrame(rows, index=pd.Index([claim.text for claim in asked], name="claim"))
     table["p"] = table.p.where(table.there == table.planned, 1.0).fillna(1.0)
@@ -178,11 +188,13 @@ def verdict(claim: Claim, row) -> str:
         held = most < MATTERS and not failed
     else:
         held = sure and gain > 0
-        failed = not held and ((sure and gain < 0) or most < MATTERS)
+        failed = not held and ((sure and gain < 0) or (most < MATTERS and claim.kind != "front"))
         if claim.kind == "lower" and claim.keeps_return:
-            failed = failed or row.kept_high < -MATTERS
-            if held and not failed and not row.kept_low > -MATTERS:
+            if held and row.kept_high < -MATTERS:
+                return f"does not hold: less cost, but the return is lower by more than {MATTERS:.0%}"
+            if held and not row.kept_low > -MATTERS:
                 return f"undecided: less cost, but the return may be lower by more than {MATTERS:.0%}"
+            failed = failed or row.kept_high < -MATTERS
     return "does not hold" if failed else "holds" if held else "undecided"
 
 
@@ -316,11 +328,12 @@ def holm(p: ArrayLike) -> np.ndarray:
     return adjusted
 
 
-def _table(experiment: str, profile: str) -> tuple[pd.DataFrame, dict]:
+def _table(experiment: str, profile: str, without: Collection[tuple[str, str]]) -> tuple[pd.DataFrame, dict]:
     """The available runs of an experiment, a row each, and its settings with a config per seed."""
     if experiment == "robots":
         return robot_runs(profile), robots.robots(profile)
     built = safety.EXPERIMENTS[experiment](profile)
+    built = {cell: configs for cell, configs in built.items() if cell[:2] not in without}
     return safety.results(built), built
 
 

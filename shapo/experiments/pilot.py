@@ -1,11 +1,14 @@
-"""How the dials are chosen from the pilot's runs, by a rule written down before the runs existed (notebook 91)."""
+"""How the dials are chosen from the pilot's runs, by a rule (notebook 91 says when which part was written), and what
+its spread between seeds says of the study."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
-from shapo.experiments import safety
+from shapo.experiments import claims, safety
+from shapo.runs.shipped import data_folder
 
 LEAST_TURN = 5.0  # degrees by which a radius must turn the step to count as a different method
 LEAST_RETURN = -0.05  # the least change of the return that is accepted, as a share of vanilla's
@@ -15,13 +18,24 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | None = None) -> pd.DataFrame:
+def turns() -> dict[tuple[str, float], float]:
+    """(task, δ_Down / δ_Up) -> degrees by which the step turns, as measured in notebook 91 when the dials were chosen.
+
+    They ship, so that a radius at the edge of LEAST_TURN does not change sides with the processor that measures it.
+    """
+    table = pd.read_csv(data_folder() / "pilot_turns.csv")
+    return {(row.task, row.share): row.turn for row in table.itertuples()}
+
+
+def choose(
+    results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | None = None, errors: float = 1.0
+) -> pd.DataFrame:
     """A row per task, dial and radius: its effect on the baselines, each against its own vanilla, and which is chosen.
 
     return: change of the mean return, as a share of vanilla's. safety: change of the mean log of the safety metric.
     Both are means over baselines; return_error and error are their standard errors. comparable: the radius has every
     run that vanilla has, and turns the step by at least LEAST_TURN (which is not asked of ρ, whose turn is not known).
-    eligible: it is comparable, and does not lower the return by more than LEAST_RETURN and one standard error.
+    eligible: it is comparable, and does not lower the return by more than LEAST_RETURN and so many standard `errors`.
 
     The rule: eligible radii within one standard error of the safest count as equal, and the largest of them is chosen;
     if there are none, the smallest comparable one. edge: none is eligible, or the chosen one is the smallest or largest
@@ -50,7 +64,7 @@ def choose(results: pd.DataFrame, turns: Mapping[tuple[str, float], float] | Non
             turn = (turns or {}).get((task, radius), np.nan) if dial == "δ" else np.nan
             whole = (mine["log", "size"] == base["log", "size"]).all() and np.isfinite(error)
             comparable = bool(whole and (dial != "δ" or turn >= LEAST_TURN))
-            eligible = comparable and bool(kept.mean() + kept_error >= LEAST_RETURN)
+            eligible = comparable and bool(kept.mean() + errors * kept_error >= LEAST_RETURN)
             effects = kept.mean(), kept_error, change.mean(), error, turn
             rows.append([task, dial, radius, len(cell), *effects, comparable, eligible])
     table = pd.DataFrame(rows, columns=COLUMNS).assign(chosen=False, edge=False)
@@ -91,3 +105,37 @@ def choices_in_words(table: pd.DataFrame, missing: int) -> str:
         said.append("no radius turns the step enough." * (not sweep.chosen.any()))
         lines.append("".join(said).rstrip())
     return "\n".join(lines)
+
+
+def resolution(profile: str) -> pd.DataFrame:
+    """What can be seen: a row per task with the pilot's spread, and half the width of intervals with the study's seeds.
+
+    cost, tail: standard deviations between seeds of one setting, of the logarithm. return: the same, as a share of
+    vanilla's mean. ± cost: half the width of the 95 % interval of the change of the cost, pooled over the task's
+    baselines, or in its one cell with most seeds; ± return: of that of the return, pooled. The pilot has two of the
+    baselines, so the others are taken to spread alike.
+    """
+    found = safety.results(safety.pilot(profile))
+    seeds: dict[str, list[int]] = {}
+    for (task, _, variant), configs in safety.pareto(profile).items():
+        if variant == "vanilla":
+            seeds.setdefault(task, []).append(len(configs))
+    rows = {}
+    for task, runs in found.groupby("task", sort=False):
+        logs = {
+            name: np.log(runs[column].clip(lower=claims.LEAST.get(name, 1e-9)))
+            for name, column in (("cost", safety.safety_metric(task)), ("tail", "tail"))
+        }
+        size = runs["return"][runs.variant == "vanilla"].mean()
+        runs = runs.assign(**logs, **{"return": runs["return"] / size})
+        spread = np.sqrt(runs.groupby(["baseline", "variant"])[["cost", "tail", "return"]].var().mean())
+        cell, pooled = (_reach(np.array(n)) for n in ([max(seeds[task])], seeds[task]))
+        rows[task] = [*spread, cell * spread["cost"], pooled * spread["cost"], pooled * spread["return"]]
+    columns = ["cost", "tail", "return", "± cost, one cell", "± cost", "± return"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def _reach(seeds: np.ndarray) -> float:
+    """Half the width of a 95 % interval of the mean difference over strata of so many seeds a side, at spread 1."""
+    freedom = 2 * (seeds - 1).sum()
+    return float(student.ppf(1 - claims.LEVEL / 2, freedom) * np.sqrt((2 / seeds).sum()) / len(seeds))

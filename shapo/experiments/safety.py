@@ -135,7 +135,7 @@ def schedules(profile: str) -> Experiment:
     """Figure 8: a fixed radius, and a fixed confidence α with n counted in episodes or measured.
 
     With n in episodes, α is such that its radius equals the fixed one half way through training. A measured n is a
-    thousand times as large: even the smallest α of double precision gives a smaller radius after a fifth of training.
+    thousand times as large: even the smallest α of double precision gives a smaller radius after a third of training.
     """
 
     def choose(task: str) -> dict[str, Variant]:
@@ -159,8 +159,12 @@ def _doses(task: str, shares: Sequence[float]) -> dict[str, Variant]:
 
 
 def dose(profile: str) -> Experiment:
-    """The effect of the actor's radius, up to that of the step itself, δ_Up."""
-    return _ablation(profile, lambda task: _doses(task, DOSES), seeds=range(PROFILES[profile].seeds))
+    """The effect of the actor's radius, the task's own among others, up to that of the step itself, δ_Up."""
+
+    def of_task(task: str) -> dict[str, Variant]:
+        return _doses(task, sorted({*DOSES, dials(task).share}))
+
+    return _ablation(profile, of_task, seeds=range(PROFILES[profile].seeds))
 
 
 def pilot(profile: str) -> Experiment:

@@ -63,7 +63,7 @@ def exceedance(costs: Costs, limits: Mapping[str, float] | None = None) -> Figur
 
     fig, drawn = _small_multiples(costs, curve, {task: task for task in most})
     for (task, _), axis in drawn.items():
-        axis.set_yscale("log", nonpositive="mask")
+        axis.set_yscale("log", nonpositive="clip")
         axis.set_ylim(1e-3, 1.3)
         if task in (limits or {}):
             axis.axvline(limits[task], **LIMIT)

@@ -52,7 +52,9 @@ def test_no_effect_does_not_hold_where_it_would_be_seen():
 
 
 def test_less_cost_at_a_worse_return_does_not_hold():
-    assert judged(LESS, runs(np.log(0.9), kept=-0.2))[0] == "does not hold"
+    said, row = judged(LESS, runs(np.log(0.9), kept=-0.2))
+    assert said == "does not hold: less cost, but the return is lower by more than 5%"
+    assert judged(LESS, runs(np.log(1.1), kept=-0.2))[0] == "does not hold"
     said, row = judged(LESS, runs(np.log(0.9), kept=-0.05))
     assert said == "undecided: less cost, but the return may be lower by more than 5%"
     assert row["kept_low"] < -0.05 < row["kept_high"]
@@ -100,6 +102,18 @@ def test_what_is_sure_but_small_is_no_failure_and_no_absence():
     assert judged(LESS, table)[0].startswith("undecided: less cost")
 
 
+def test_a_front_fails_only_by_moving_inward():
+    """Its unit is a share of a box: less cost by 5 % in every baseline may move it by less than MATTERS."""
+    small = {"there": 80, "planned": 80, "value": 0.01, "low": -0.01, "high": 0.03, "p": 0.4}
+    said = {
+        kind: claims.verdict(replace(LESS, kind=kind), SimpleNamespace(**small))
+        for kind in ("front", "higher")
+    }
+    assert said == {"front": "undecided", "higher": "does not hold"}
+    inward = SimpleNamespace(**small | {"value": -0.02, "high": -0.01, "low": -0.03, "p": 0.01})
+    assert claims.verdict(replace(LESS, kind="front"), inward) == "does not hold"
+
+
 def test_no_task_outweighs_another_by_the_size_of_its_returns():
     large, small = runs(kept=0.04), runs(kept=-0.5, tasks=("PointButton1-v0",))
     large["return"] *= 60
@@ -127,11 +141,32 @@ def test_a_stratum_at_its_ceiling_does_not_dilute_the_effect():
 
 def test_claims_that_lack_runs_correct_as_if_they_showed_nothing(monkeypatch):
     few, all_ = runs(np.log(0.8), seeds=5), runs(np.log(0.8))
-    monkeypatch.setattr(claims, "_table", lambda name, profile: (None, None))
+    monkeypatch.setattr(claims, "_table", lambda *_: (None, None))
     monkeypatch.setattr(claims, "_of_claim", lambda claim, *_: (all_ if claim.task == "Ant-v4" else few, 80))
     table = claims.judge("laptop", "04")
     primary = table.loc[[claim.text for claim in CLAIMS if claim.family == "primary"]]
     assert (primary.p[primary.there < 80] == 1).all() and primary.p.min() == pytest.approx(4e-4, rel=0.01)
+
+
+def test_cells_can_be_left_out_to_see_what_rests_on_them(monkeypatch):
+    table = runs(np.log(0.8)).assign(variant=lambda t: np.where(t.treated, "SHAPO", "vanilla"))
+    table["cost_rate"] = np.exp(table.value.where(table.baseline != "CRPO", 3.0 * table.treated))
+    plan = {
+        (t, b, v): range(10) for t, b, v in set(zip(table.task, table.baseline, table.variant, strict=True))
+    }
+    monkeypatch.setitem(claims.safety.EXPERIMENTS, "pareto", lambda profile: plan)
+
+    def there(built):
+        return table[[cell in built for cell in zip(table.task, table.baseline, table.variant, strict=True)]]
+
+    monkeypatch.setattr(claims.safety, "results", there)
+    monkeypatch.setattr(claims.safety, "TASK_ORDER", ("PointGoal1-v0",))
+    text = "SHAPO costs less in training: PointGoal1-v0"
+    whole, part = (
+        claims.judge("laptop", "04", without=cells).loc[text] for cells in ((), {("PointGoal1-v0", "CRPO")})
+    )
+    assert (whole.planned, part.planned) == (80, 60)
+    assert whole.value > 0 and part.value == pytest.approx(-0.2, abs=0.03)
 
 
 def test_three_against_three_cannot_be_decided():

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_ind
 
-from shapo.experiments import safety
-from shapo.experiments.pilot import choices_in_words, choose
+from shapo.experiments import profiles, safety
+from shapo.experiments.pilot import LEAST_TURN, _reach, choices_in_words, choose, resolution, turns
 from shapo.experiments.safety import pilot
 
 TURNS = {("PointGoal1-v0", 0.03): 3.0, ("PointGoal1-v0", 0.1): 8.0, ("PointGoal1-v0", 0.3): 15.0}
@@ -86,6 +87,7 @@ def test_a_loss_of_return_that_may_be_noise_excludes_no_radius():
     assert not choose(runs, TURNS).eligible.any()
     runs["return"] += runs.seed.map({100: -4, 101: 4, 102: -4, 103: 4}) * (runs.variant == "δ = 0.3 δ_Up")
     assert choose(runs, TURNS).set_index("radius").eligible.to_dict() == {0.1: False, 0.3: True}
+    assert not choose(runs, TURNS, errors=0).eligible.any(), "the rule's first version"
 
 
 def test_without_an_eligible_radius_the_least_that_is_another_method_is_taken_and_said():
@@ -115,3 +117,34 @@ def test_a_sweep_is_extended_once_and_on_its_task_alone(monkeypatch):
     assert {config.seed for seeds in more.values() for config in seeds} == {100, 101, 102, 103}
     cells = VANILLA | both("δ = 0.1 δ_Up", 1, 0) | both("δ = 0.3 δ_Up", 1, -0.1)
     assert "The sweep was extended once already." in choices_in_words(choose(table(cells), TURNS), missing=0)
+
+
+def test_the_dials_are_what_the_rule_chooses_from_what_ships(monkeypatch, tmp_path):
+    monkeypatch.undo()  # the sweeps as they were extended
+    monkeypatch.setenv("SHAPO_RUNS", str(tmp_path))
+    table = choose(safety.results(pilot("laptop")), turns())
+    found = table[table.chosen].set_index(["task", "dial"]).radius
+    assert {task: dials.share for task, dials in profiles.DIALS.items()} == found.xs("δ", level=1).to_dict()
+    rho = {task: dials.rho_critic for task, dials in profiles.DIALS.items()}
+    assert found.xs("ρ", level=1).to_dict() == {task: rho[task] for task in safety.ABLATIONS}
+    assert rho["PointButton1-v0"] == rho["PointGoal1-v0"] and rho["Ant-v4"] == rho["Walker2d-v4"]
+    assert min(table.turn[table.chosen & (table.dial == "δ")]) >= LEAST_TURN
+
+
+def test_what_can_be_seen_is_the_reach_of_students_interval(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 10))
+    spread = np.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2)
+    low, high = ttest_ind(x, y).confidence_interval(0.95)
+    assert _reach(np.array([10])) * spread == pytest.approx((high - low) / 2)
+    assert _reach(np.array([10, 10, 10, 10])) == pytest.approx(_reach(np.array([10])) / 2, rel=0.06)
+    cells = VANILLA | both("δ = 0.1 δ_Up", 1, 0)
+    runs = table(cells, spread=0.06).assign(tail=1.0)
+    runs["return"] *= 1 + 0.1 * rng.normal(size=len(runs))
+    monkeypatch.setattr(safety, "results", lambda experiment: runs)
+    row = resolution("laptop").loc["PointGoal1-v0"]
+    assert row.cost == pytest.approx(0.06 * np.sqrt(5 / 3)) and row["tail"] == 0
+    assert row["± cost, one cell"] == pytest.approx(_reach(np.array([10])) * row.cost)
+    seeds = np.array([10, 5, 10, 10, 10])  # PIDLag has five
+    assert row["± cost"] == pytest.approx(_reach(seeds) * row.cost)
+    assert row["± return"] == pytest.approx(_reach(seeds) * row["return"])

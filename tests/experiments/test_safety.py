@@ -65,7 +65,7 @@ def test_the_laptop_study_has_the_seeds_and_steps_of_its_table():
             ("PointGoal1-v0", "TRPOLag"): (10, 2_000_000), ("Walker2d-v4", "CPO"): (5, 2_000_000)
         }  # fmt: skip
     assert set(cells("schedules").values()) == {(10, 2_000_000)}
-    assert set(cells("dose").values()) == {(5, 2_000_000)} and len(cells("dose")) == 2 * 5
+    assert set(cells("dose").values()) == {(5, 2_000_000)} and len(cells("dose")) == 2 * 5 + 1
     assert set(cells("published").values()) == {(3, 10_000_000)} and len(cells("published")) == 3
     assert set(cells("pilot").values()) == {(4, 1_000_000)} and len(cells("pilot")) == 4 * 2 * 4 + 2 * 2 + 8
 

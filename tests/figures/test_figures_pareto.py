@@ -205,6 +205,9 @@ def test_exceedance_is_the_share_of_episodes_that_cost_more():
     cost, curve = given["PointGoal1-v0", "CPO", "SHAPO"][0].cost, axis.lines[1]
     np.testing.assert_allclose(curve.get_ydata(), [(cost > c).mean() for c in curve.get_xdata()])
     assert axis.get_yscale() == "log"
+    bands = [path.vertices for drawn in axis.collections for path in drawn.get_paths()]
+    assert any((band[:, 1] == 0).any() for band in bands), "beyond the costliest episode"
+    assert all(np.isfinite(axis.transData.transform(band)).all() for band in bands)
 
 
 @pytest.mark.parametrize("draw_costs", [lambda c: figures.tails(c, LEVELS), figures.exceedance])
