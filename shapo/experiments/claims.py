@@ -190,11 +190,11 @@ def verdict(claim: Claim, row) -> str:
         held = sure and gain > 0
         failed = not held and ((sure and gain < 0) or (most < MATTERS and claim.kind != "front"))
         if claim.kind == "lower" and claim.keeps_return:
-            if held and row.kept_high < -MATTERS:
-                return f"does not hold: less cost, but the return is lower by more than {MATTERS:.0%}"
+            worse = row.kept_high < -MATTERS
             if held and not row.kept_low > -MATTERS:
-                return f"undecided: less cost, but the return may be lower by more than {MATTERS:.0%}"
-            failed = failed or row.kept_high < -MATTERS
+                said, verb = ("does not hold", "is") if worse else ("undecided", "may be")
+                return f"{said}: less cost, but the return {verb} lower by more than {MATTERS:.0%}"
+            failed = failed or worse
     return "does not hold" if failed else "holds" if held else "undecided"
 
 
@@ -216,6 +216,11 @@ def markdown(table: pd.DataFrame) -> str:
     shown["notebook"] = [f"[{number}](notebooks/{names[number]})" for number in shown.notebook]
     rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def logarithm(values: pd.Series, metric: str) -> pd.Series:
+    """The logarithms by which runs are compared in a metric of LOGS, whose values may be 0."""
+    return np.log(values.clip(lower=LEAST.get(metric, 1e-9)))
 
 
 def cell_means(treated: np.ndarray, strata: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -351,7 +356,7 @@ def _of_claim(claim: Claim, table: pd.DataFrame, settings: dict) -> tuple[pd.Dat
         column = runs.get(claim.metric, np.nan)
     value = pd.Series(column, runs.index, float)
     if claim.metric in LOGS:
-        value = np.log(value.clip(lower=LEAST.get(claim.metric, 1e-9)))
+        value = logarithm(value, claim.metric)
     runs = runs.assign(value=value, treated=runs.variant == claim.variant)
     return runs[["task", "baseline", "seed", "treated", "value", "return"]], int(planned.runs.sum())
 

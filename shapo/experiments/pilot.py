@@ -18,8 +18,8 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def turns() -> dict[tuple[str, float], float]:
-    """(task, δ_Down / δ_Up) -> degrees by which the step turns, as measured in notebook 91 when the dials were chosen.
+def shipped_turns() -> dict[tuple[str, float], float]:
+    """(task, δ_Down / δ_Up) -> degrees by which the step turns, as the code of notebook 91 measured them once.
 
     They ship, so that a radius at the edge of LEAST_TURN does not change sides with the processor that measures it.
     """
@@ -45,7 +45,7 @@ def choose(
     """
     rows = []
     for task, runs in results.groupby("task", sort=False):
-        runs = runs.assign(log=np.log(runs[safety.safety_metric(task)].clip(lower=1e-9)))
+        runs = runs.assign(log=claims.logarithm(runs[safety.safety_metric(task)], "safety"))
         vanilla = runs[runs.variant == "vanilla"].groupby("baseline")
         swept = runs[runs.variant != "vanilla"]
         for variant, cell in swept.groupby("variant", sort=False):
@@ -115,21 +115,17 @@ def resolution(profile: str) -> pd.DataFrame:
     baselines, or in its one cell with most seeds; ± return: of that of the return, pooled. The pilot has two of the
     baselines, so the others are taken to spread alike.
     """
-    found = safety.results(safety.pilot(profile))
-    seeds: dict[str, list[int]] = {}
-    for (task, _, variant), configs in safety.pareto(profile).items():
-        if variant == "vanilla":
-            seeds.setdefault(task, []).append(len(configs))
-    rows = {}
-    for task, runs in found.groupby("task", sort=False):
-        logs = {
-            name: np.log(runs[column].clip(lower=claims.LEAST.get(name, 1e-9)))
-            for name, column in (("cost", safety.safety_metric(task)), ("tail", "tail"))
-        }
+    rows, planned = {}, safety.pareto(profile)
+    for task, runs in safety.results(safety.pilot(profile)).groupby("task", sort=False):
+        seeds = [len(configs) for cell, configs in planned.items() if cell[::2] == (task, "vanilla")]
         size = runs["return"][runs.variant == "vanilla"].mean()
-        runs = runs.assign(**logs, **{"return": runs["return"] / size})
+        numbers = {
+            "cost": claims.logarithm(runs[safety.safety_metric(task)], "safety"),
+            "tail": claims.logarithm(runs["tail"], "tail"), "return": runs["return"] / size,
+        }  # fmt: skip
+        runs = runs.assign(**numbers)
         spread = np.sqrt(runs.groupby(["baseline", "variant"])[["cost", "tail", "return"]].var().mean())
-        cell, pooled = (_reach(np.array(n)) for n in ([max(seeds[task])], seeds[task]))
+        cell, pooled = (_reach(np.array(n)) for n in ([max(seeds)], seeds))
         rows[task] = [*spread, cell * spread["cost"], pooled * spread["cost"], pooled * spread["return"]]
     columns = ["cost", "tail", "return", "± cost, one cell", "± cost", "± return"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)

@@ -6,9 +6,10 @@ import pytest
 from scipy.stats import ttest_ind
 
 from shapo.experiments import profiles, safety
-from shapo.experiments.pilot import LEAST_TURN, _reach, choices_in_words, choose, resolution, turns
+from shapo.experiments.pilot import LEAST_TURN, _reach, choices_in_words, choose, resolution, shipped_turns
 from shapo.experiments.safety import pilot
 
+EXTENDED = safety.PILOT_MORE  # as it is outside of these tests
 TURNS = {("PointGoal1-v0", 0.03): 3.0, ("PointGoal1-v0", 0.1): 8.0, ("PointGoal1-v0", 0.3): 15.0}
 
 
@@ -119,10 +120,9 @@ def test_a_sweep_is_extended_once_and_on_its_task_alone(monkeypatch):
     assert "The sweep was extended once already." in choices_in_words(choose(table(cells), TURNS), missing=0)
 
 
-def test_the_dials_are_what_the_rule_chooses_from_what_ships(monkeypatch, tmp_path):
-    monkeypatch.undo()  # the sweeps as they were extended
-    monkeypatch.setenv("SHAPO_RUNS", str(tmp_path))
-    table = choose(safety.results(pilot("laptop")), turns())
+def test_the_dials_are_what_the_rule_chooses_from_what_ships(monkeypatch):
+    monkeypatch.setattr(safety, "PILOT_MORE", EXTENDED)
+    table = choose(safety.results(pilot("laptop")), shipped_turns())
     found = table[table.chosen].set_index(["task", "dial"]).radius
     assert {task: dials.share for task, dials in profiles.DIALS.items()} == found.xs("δ", level=1).to_dict()
     rho = {task: dials.rho_critic for task, dials in profiles.DIALS.items()}
